@@ -1,0 +1,80 @@
+"""Encoded bytes to pixels, exactly as the published preprocessing does it; needs no torch.
+
+RGB first (alpha dropped, EXIF rotation not applied), then bicubic with the shorter side at the
+model's size, then the centre. Standardising is left to the tower, so that uint8 travels.
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deployments.model.errors import ImageError
+
+# Decoders of raster formats only; Pillow's others (EPS and the like) may start programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
+MAX_PIXELS = 64_000_000
+
+Pixels = NDArray[np.uint8]
+
+Image.init()  # registers the decoders; `Image.open` would know only five of them by name
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read the header of an encoded picture; its pixels are not decoded.
+
+    Raises:
+        ImageError: not one of `FORMATS`, or more than `max_pixels` pixels.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"the image is too large: {error}") from error
+    except Exception as error:
+        raise ImageError(
+            f"the {len(data):,} bytes are not a readable image ({', '.join(FORMATS)})"
+        ) from error
+    check_size(image, max_pixels)
+    return image
+
+
+def check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise ImageError for more pixels, as stored or as resized, than the limit."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the image is {width} x {height} = {width * height:,} pixels, "
+            f"the limit is {max_pixels:,}; send a smaller one"
+        )
+
+
+def to_pixels(image: Image.Image, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode, resize and crop to uint8 [size, size, 3].
+
+    Raises:
+        ImageError: the data is broken, or the picture so narrow that resizing it would take more
+            than `max_pixels` pixels.
+    """
+    check_size(image, max_pixels)
+    width, height = image.size
+    scale = size / min(width, height)
+    if max(width, height) * scale * size > max_pixels:
+        raise ImageError(
+            f"the image is {width} x {height}: with its shorter side at {size} it would have more "
+            f"than {max_pixels:,} pixels; crop it first"
+        )
+    try:
+        rgb = image.convert("RGB")
+    except Exception as error:  # decoders of broken data raise many types
+        raise ImageError(f"the image is broken: {error}") from error
+    if width <= height:
+        resized = (size, int(size * height / width))
+    else:
+        resized = (int(size * width / height), size)
+    rgb = rgb.resize(resized, Image.Resampling.BICUBIC)
+    # Python's rounding of halves to even is the published behaviour.
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.asarray(rgb.crop((left, top, left + size, top + size)))

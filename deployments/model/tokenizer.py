@@ -1,0 +1,95 @@
+"""Text to token ids, by the checkpoint's own `tokenizer.json`; needs no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from deployments.model.architecture import QUERY_TASK, TextArchitecture
+from deployments.model.errors import CheckpointError, OptionError, TextTooLongError
+
+TASKS = (None, QUERY_TASK)
+
+# Characters that a token of text can stand for at most, far above what any language needs. Longer
+# texts are refused before tokenising, which costs about a second per million characters.
+MAX_CHARACTERS_PER_TOKEN = 32
+
+
+class TextTokenizer:
+    """Tokenises as the published model does; no cleaning of any kind.
+
+    Raises:
+        CheckpointError: the file is missing or broken, or its specials differ from the model's.
+    """
+
+    def __init__(self, folder: Path, arch: TextArchitecture) -> None:
+        path = folder / "tokenizer.json"
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(f"cannot read {path}: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._arch = arch
+        self.max_characters = arch.max_tokens * MAX_CHARACTERS_PER_TOKEN
+        size = self._tokenizer.get_vocab_size()
+        if size > arch.vocab_size:
+            raise CheckpointError(f"{path} has {size} tokens, the model {arch.vocab_size}")
+        self._end = self._tokenizer.token_to_id("</s>")
+        if self._tokenizer.token_to_id("<pad>") != arch.pad_token_id or self._end is None:
+            raise CheckpointError(f"{path} lacks </s>, or its <pad> is not {arch.pad_token_id}")
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        task: str | None = None,
+        max_length: int | None = None,
+        truncate: bool = False,
+    ) -> list[NDArray[np.int32]]:
+        """Return the token ids of each text, `<s>` and `</s>` included.
+
+        Args:
+            texts: any strings; an empty one gives `<s></s>`.
+            task: `"retrieval.query"` prepends the query prefix, None does not.
+            max_length: limit in tokens, specials and prefix included; None is the model's own.
+            truncate: keep the first tokens of a longer text instead of refusing it.
+
+        Raises:
+            OptionError: unknown task, or max_length out of range.
+            TextTooLongError: a text exceeds the limit and `truncate` is false.
+        """
+        prefix, limit = self._prefix(task), self._limit(max_length)
+        for index, text in enumerate(texts):
+            if len(text) > self.max_characters:
+                raise TextTooLongError(
+                    f"text {index} has {len(text):,} characters, the limit is "
+                    f"{self.max_characters:,}; split it"
+                )
+        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
+        rows = []
+        for index, encoding in enumerate(encodings):
+            ids = encoding.ids
+            if len(ids) > limit:
+                if not truncate:
+                    raise TextTooLongError(
+                        f"text {index} has {len(ids):,} tokens, the limit is {limit:,}; "
+                        "split it or ask for truncation"
+                    )
+                ids = [*ids[: limit - 1], self._end]
+            rows.append(np.array(ids, dtype=np.int32))
+        return rows
+
+    def _prefix(self, task: str | None) -> str:
+        if task not in TASKS:
+            raise OptionError(f"task is {task!r}; choose {QUERY_TASK!r} or leave it out")
+        return self._arch.query_prefix if task == QUERY_TASK else ""
+
+    def _limit(self, max_length: int | None) -> int:
+        longest = self._arch.max_tokens
+        if max_length is None:
+            return longest
+        if not 2 <= max_length <= longest:
+            raise OptionError(f"max_length is {max_length}; it must be from 2 to {longest}")
+        return max_length
