@@ -1,0 +1,138 @@
+"""The whole configuration: one frozen object, validated once, passed to every deployment.
+
+Precedence: `key=value` on the command line, then the configuration file, then these defaults.
+Nothing else of the product reads settings from the environment.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+MIB = 1024 * 1024
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """Immutable; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Frozen):
+    """Which checkpoint is served, and how it runs."""
+
+    source: str = "demo"
+    """`demo`, a folder, a hub id such as `jinaai/jina-clip-v2`, or `s3://bucket/prefix`."""
+    revision: str | None = None
+    """Commit of a hub id; the published model has a pinned default."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: str = "auto"
+    implementation: Literal["native", "reference"] = "native"
+    name: str | None = None
+    """The name in answers and in `/v1/models`; by default the source, shortened."""
+    aliases: tuple[str, ...] = ("jina-clip-v2", "jinaai/jina-clip-v2")
+    """Other names that a request may ask for."""
+
+    @property
+    def served_name(self) -> str:
+        """The name in answers and in `/v1/models`."""
+        if self.name is not None:
+            return self.name
+        last = self.source.rstrip("/").rsplit("/", 1)[-1]
+        return "jina-clip-demo" if self.source == "demo" else last
+
+
+class TowerConfig(Frozen):
+    """Replicas of one tower. `enabled: false` leaves the tower out of the application."""
+
+    enabled: bool = True
+    num_replicas: PositiveInt = 1
+    num_cpus: PositiveFloat = 1
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    max_ongoing_requests: PositiveInt = 512
+    """Calls a replica holds at once; more wait in the Router. A safety stop, not a budget."""
+
+
+class TextTowerConfig(TowerConfig):
+    """The text tower; its cost is tokens."""
+
+    max_batch_tokens: PositiveInt = 16384
+    max_batch_sequences: PositiveInt = 512
+
+
+class VisionTowerConfig(TowerConfig):
+    """The vision tower; its cost is images."""
+
+    max_batch_images: PositiveInt = 32
+    decode_threads: PositiveInt = 4
+
+
+class RouterConfig(Frozen):
+    """The ingress: limits of a request, and how it is cut into chunks."""
+
+    num_replicas: PositiveInt = 1
+    num_cpus: PositiveFloat = 1
+    max_ongoing_requests: PositiveInt = 1024
+    max_body_bytes: PositiveInt = 32 * MIB
+    max_items_per_request: PositiveInt = 8192
+    max_tokens_per_chunk: PositiveInt = 4096
+    max_images_per_chunk: PositiveInt = 8
+    max_chunk_bytes: PositiveInt = 32 * MIB
+    """Encoded images in one call to the tower; below the transport's message limit."""
+    timeout_s: PositiveFloat = 60
+
+
+class ImageConfig(Frozen):
+    """Where pictures may come from, and how large they may be."""
+
+    max_image_bytes: PositiveInt = 20 * MIB
+    max_pixels: PositiveInt = 64_000_000
+    fetch: bool = True
+    """Download http(s) URLs at all."""
+    fetch_timeout_s: PositiveFloat = 10
+    connect_timeout_s: PositiveFloat = 3
+    max_redirects: Annotated[int, Field(ge=0)] = 3
+    max_fetches: PositiveInt = 64
+    max_fetches_per_host: PositiveInt = 16
+    ports: tuple[int, ...] = (80, 443)
+    allow_hosts: tuple[str, ...] = ()
+    """If not empty, only these hosts and their subdomains are fetched from."""
+    deny_hosts: tuple[str, ...] = ()
+    allow_networks: tuple[str, ...] = ()
+    """Networks in CIDR form that are fetched from although they are not public."""
+    s3_buckets: tuple[str, ...] = ()
+    """Buckets that `s3://` images may come from; none by default."""
+    local_files: bool = False
+    """Read `file://` and plain paths: for bulk jobs only, never for a server."""
+
+
+class AppConfig(Frozen):
+    """Everything that `build_app` needs."""
+
+    model: ModelConfig = ModelConfig()
+    text: TextTowerConfig = TextTowerConfig()
+    vision: VisionTowerConfig = VisionTowerConfig()
+    router: RouterConfig = RouterConfig()
+    images: ImageConfig = ImageConfig()
+    api_keys: tuple[SecretStr, ...] = ()
+    """If not empty, requests must carry one of them as `Authorization: Bearer KEY`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.text.enabled or self.vision.enabled):
+            raise ValueError("text.enabled and vision.enabled are both false: nothing to serve")
+        if self.images.local_files:
+            raise ValueError("images.local_files is for bulk jobs; a server must not read its disk")
+        if self.router.max_tokens_per_chunk > self.text.max_batch_tokens:
+            raise ValueError(
+                f"router.max_tokens_per_chunk ({self.router.max_tokens_per_chunk}) exceeds "
+                f"text.max_batch_tokens ({self.text.max_batch_tokens}): a chunk must fit in a batch"
+            )
+        if self.images.max_image_bytes > self.router.max_chunk_bytes:
+            raise ValueError(
+                f"images.max_image_bytes ({self.images.max_image_bytes}) exceeds "
+                f"router.max_chunk_bytes ({self.router.max_chunk_bytes}): one image must fit"
+            )
+        return self

@@ -1,0 +1,151 @@
+"""What crosses a handle: items, chunks and rows as plain dataclasses; and the service's errors.
+
+EmbeddingError
+├── InputError (deployments.model.errors)
+│   ├── RequestError         the request as a whole: shape, limits, unknown names
+│   └── ImageSourceError     a picture that cannot be had: refused address, failed download
+└── ServiceError             not the caller's fault; worth another try later
+    ├── TowerUnavailableError
+    └── DeadlineError
+
+Every argument goes to `super().__init__`, so that each survives pickling between processes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.model.errors import EmbeddingError, ImageError, InputError
+from deployments.model.output import Rows
+
+TokenIds = NDArray[np.int32]
+
+
+class RequestError(InputError):
+    """A request that no item of it can mend: its shape, its size, an unknown name."""
+
+
+class ImageSourceError(ImageError):
+    """A picture that cannot be had from where it is said to be."""
+
+
+class ServiceError(EmbeddingError):
+    """The service could not do what was rightly asked; the same request may work later."""
+
+
+class TowerUnavailableError(ServiceError):
+    """A tower's replicas died or cannot be reached."""
+
+
+class DeadlineError(ServiceError):
+    """The request's time ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextItem:
+    """One text to embed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageItem:
+    """One picture: encoded bytes, or a URL, data URI, base64 or s3:// string."""
+
+    source: bytes | str
+
+
+Item = TextItem | ImageItem
+
+
+def parse_item(index: int, value: object) -> Item:
+    """Turn `"text"`, `{"text": ...}` or `{"image": ...}` into an item.
+
+    Raises:
+        RequestError: any other form.
+    """
+    if isinstance(value, (TextItem, ImageItem)):
+        return value
+    if isinstance(value, str):
+        return TextItem(value)
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((key, content),) = value.items()
+        if key == "text" and isinstance(content, str):
+            return TextItem(content)
+        if key == "image" and isinstance(content, (str, bytes)):
+            return ImageItem(content)
+    raise RequestError(
+        f"item {index} is neither a string nor {{'text': string}} nor {{'image': string or bytes}}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """Texts of bounded cost on their way to the text tower.
+
+    Attributes:
+        token_ids: int32, all texts one after the other.
+        lengths: int32 [n], tokens of each.
+    """
+
+    token_ids: TokenIds
+    lengths: TokenIds
+
+    @classmethod
+    def of(cls, texts: Sequence[TokenIds]) -> "TextChunk":
+        """Join texts into a chunk."""
+        return cls(np.concatenate(texts), np.array([len(ids) for ids in texts], dtype=np.int32))
+
+    def texts(self) -> list[TokenIds]:
+        """Return the token ids of each text."""
+        return np.split(self.token_ids, np.cumsum(self.lengths)[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChunk:
+    """Encoded pictures of bounded cost on their way to the vision tower."""
+
+    images: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerRows:
+    """A tower's answer to a chunk.
+
+    Attributes:
+        rows: float32 [n, width], un-normalised, in the chunk's order; a failed row is zero.
+        failures: what went wrong with which item.
+    """
+
+    rows: Rows
+    failures: Mapping[int, InputError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost."""
+
+    text_tokens: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The answer to a request: float32 rows [n, dimensions] in the order asked, and their cost."""
+
+    embeddings: Rows
+    usage: Usage
+
+
+def cut(costs: Sequence[int], max_cost: int) -> Iterator[slice]:
+    """Yield runs of items whose costs add up to at most `max_cost`; a larger item goes alone."""
+    start, total = 0, 0
+    for index, cost in enumerate(costs):
+        if index > start and total + cost > max_cost:
+            yield slice(start, index)
+            start, total = index, 0
+        total += cost
+    if start < len(costs):
+        yield slice(start, len(costs))
