@@ -2,7 +2,10 @@
 
 EmbeddingError
 ├── InputError (deployments.model.errors)
-│   ├── RequestError         the request as a whole: shape, limits, unknown names
+│   ├── RequestError         the request as a whole: shape, limits
+│   │   ├── BodyTooLargeError
+│   │   ├── UnauthorizedError
+│   │   └── UnknownModelError
 │   └── ImageSourceError     a picture that cannot be had: refused address, failed download
 └── ServiceError             not the caller's fault; worth another try later
     ├── TowerUnavailableError
@@ -15,16 +18,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployments.model.errors import EmbeddingError, ImageError, InputError
-from deployments.model.output import Rows
-
-TokenIds = NDArray[np.int32]
+from deployments.model.output import Row, Rows
+from deployments.model.tokenizer import TokenIds
 
 
 class RequestError(InputError):
     """A request that no item of it can mend: its shape, its size, an unknown name."""
+
+
+class BodyTooLargeError(RequestError):
+    """More bytes than the server reads."""
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or one that is not known."""
+
+
+class UnknownModelError(RequestError):
+    """A model that this server does not serve."""
 
 
 class ImageSourceError(ImageError):
@@ -120,7 +133,21 @@ class TowerRows:
     """
 
     rows: Rows
-    failures: Mapping[int, InputError] = field(default_factory=dict)
+    failures: Mapping[int, EmbeddingError] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Sequence[Row | Exception], width: int) -> "TowerRows":
+        """Collect one result per item; an error that is not ours becomes a ServiceError."""
+        rows = np.zeros((len(results), width), dtype=np.float32)
+        failures: dict[int, EmbeddingError] = {}
+        for index, result in enumerate(results):
+            if isinstance(result, EmbeddingError):
+                failures[index] = result
+            elif isinstance(result, Exception):
+                failures[index] = ServiceError(f"the tower failed: {type(result).__name__}")
+            else:
+                rows[index] = result
+        return cls(rows, failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +166,13 @@ class Embeddings:
     usage: Usage
 
 
-def cut(costs: Sequence[int], max_cost: int) -> Iterator[slice]:
+def cut(costs: Sequence[float], max_cost: float) -> Iterator[slice]:
     """Yield runs of items whose costs add up to at most `max_cost`; a larger item goes alone."""
-    start, total = 0, 0
+    start, total = 0, 0.0
     for index, cost in enumerate(costs):
-        if index > start and total + cost > max_cost:
+        if index > start and total + cost > max_cost * (1 + 1e-9):  # sums of shares are inexact
             yield slice(start, index)
-            start, total = index, 0
+            start, total = index, 0.0
         total += cost
     if start < len(costs):
         yield slice(start, len(costs))

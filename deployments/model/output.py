@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from deployments.model.errors import OptionError
 
-Rows = NDArray[np.float32]
+Rows = NDArray[np.float32]  # [n, width]
+Row = NDArray[np.float32]  # [width]
 
 
 def check_dimensions(dimensions: int | None, width: int) -> int:

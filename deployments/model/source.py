@@ -15,18 +15,20 @@ DEMO = Path(__file__).parent / "demo"
 PUBLISHED = "jinaai/jina-clip-v2"
 PINNED_REVISIONS = {PUBLISHED: "e10d47f5691d0454a0fb5d13f46f2199b74cb436"}
 WEIGHTS = "model.safetensors"
-FILES = (WEIGHTS, "config.json", "preprocessor_config.json", "tokenizer.json")
+TOKENIZER_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
+FILES = (WEIGHTS, *TOKENIZER_FILES)
 
 logger = logging.getLogger(__name__)
 
 
-def find(source: str, revision: str | None = None) -> Path:
+def find(source: str, revision: str | None = None, files: tuple[str, ...] = FILES) -> Path:
     """Return the local folder of a checkpoint, downloading it where the source is remote.
 
     Args:
         source: `"demo"` (the shipped checkpoint), a folder, a hub id such as
             `"jinaai/jina-clip-v2"`, or `"s3://bucket/prefix"`.
         revision: hub commit, tag or branch; None means the pinned commit of the published model.
+        files: what is needed of it; `TOKENIZER_FILES` leaves the weights where they are.
 
     Raises:
         CheckpointError: the source does not exist, cannot be reached or lacks a file.
@@ -36,7 +38,7 @@ def find(source: str, revision: str | None = None) -> Path:
     if source == "demo":
         folder = DEMO
     elif source.startswith("s3://"):
-        folder = _download_s3(source)
+        folder = _download_s3(source, files)
     elif (path := Path(source).expanduser()).is_dir():
         folder = path
     elif source.startswith((".", "/", "~")) or source.count("/") != 1:
@@ -45,20 +47,20 @@ def find(source: str, revision: str | None = None) -> Path:
             "or s3://bucket/prefix"
         )
     else:
-        folder = _download_hub(source, revision or PINNED_REVISIONS.get(source))
-    missing = [name for name in FILES if not (folder / name).is_file()]
+        folder = _download_hub(source, revision or PINNED_REVISIONS.get(source), files)
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"checkpoint {source!r} lacks {', '.join(missing)} (in {folder})")
     return folder
 
 
-def _download_hub(repo_id: str, revision: str | None) -> Path:
+def _download_hub(repo_id: str, revision: str | None, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     logger.info("loading %s at %s from the hub", repo_id, revision or "its main branch")
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
@@ -68,7 +70,7 @@ def _download_hub(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _download_s3(url: str) -> Path:
+def _download_s3(url: str, files: tuple[str, ...]) -> Path:
     """Copy the checkpoint's files to the cache, keeping those whose size and ETag are unchanged."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -79,7 +81,7 @@ def _download_s3(url: str) -> Path:
     folder = cache / "jina-clip-serve" / bucket / prefix
     folder.mkdir(parents=True, exist_ok=True)
     client = boto3.client("s3")
-    for name in FILES:
+    for name in files:
         key = f"{prefix}/{name}" if prefix else name
         try:
             etag = client.head_object(Bucket=bucket, Key=key)["ETag"]

@@ -17,6 +17,9 @@ TASKS = (None, QUERY_TASK)
 MAX_CHARACTERS_PER_TOKEN = 32
 
 
+TokenIds = NDArray[np.int32]
+
+
 class TextTokenizer:
     """Tokenises as the published model does; no cleaning of any kind.
 
@@ -47,7 +50,7 @@ class TextTokenizer:
         task: str | None = None,
         max_length: int | None = None,
         truncate: bool = False,
-    ) -> list[NDArray[np.int32]]:
+    ) -> list[TokenIds]:
         """Return the token ids of each text, `<s>` and `</s>` included.
 
         Args:
@@ -60,26 +63,46 @@ class TextTokenizer:
             OptionError: unknown task, or max_length out of range.
             TextTooLongError: a text exceeds the limit and `truncate` is false.
         """
-        prefix, limit = self._prefix(task), self._limit(max_length)
-        for index, text in enumerate(texts):
-            if len(text) > self.max_characters:
-                raise TextTooLongError(
-                    f"text {index} has {len(text):,} characters, the limit is "
-                    f"{self.max_characters:,}; split it"
-                )
-        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
-        rows = []
-        for index, encoding in enumerate(encodings):
-            ids = encoding.ids
-            if len(ids) > limit:
-                if not truncate:
-                    raise TextTooLongError(
-                        f"text {index} has {len(ids):,} tokens, the limit is {limit:,}; "
-                        "split it or ask for truncation"
-                    )
-                ids = [*ids[: limit - 1], self._end]
-            rows.append(np.array(ids, dtype=np.int32))
+        rows: list[TokenIds] = []
+        for index, ids in enumerate(self.encode_each(texts, task, max_length, truncate)):
+            if isinstance(ids, TextTooLongError):
+                raise TextTooLongError(f"text {index}: {ids}")
+            rows.append(ids)
         return rows
+
+    def encode_each(
+        self,
+        texts: Sequence[str],
+        task: str | None = None,
+        max_length: int | None = None,
+        truncate: bool = False,
+    ) -> list[TokenIds | TextTooLongError]:
+        """Do as `encode`, but give a text that is too long its error in place of its ids."""
+        prefix, limit = self._prefix(task), self._limit(max_length)
+        # A text over the character limit is not tokenised; an empty one stands in for it.
+        short = [text if len(text) <= self.max_characters else "" for text in texts]
+        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in short])
+        return [
+            self._row(text, encoding.ids, limit, truncate)
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def _row(
+        self, text: str, ids: list[int], limit: int, truncate: bool
+    ) -> TokenIds | TextTooLongError:
+        if len(text) > self.max_characters:
+            return TextTooLongError(
+                f"the text has {len(text):,} characters, the limit is {self.max_characters:,}; "
+                "split it"
+            )
+        if len(ids) > limit:
+            if not truncate:
+                return TextTooLongError(
+                    f"the text has {len(ids):,} tokens, the limit is {limit:,}; split it or ask "
+                    "for truncation"
+                )
+            ids = [*ids[: limit - 1], self._end]
+        return np.array(ids, dtype=np.int32)
 
     def _prefix(self, task: str | None) -> str:
         if task not in TASKS:

@@ -1,0 +1,39 @@
+# `make demo` shows the product, `make test` tests it; each sets up .venv by itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format clean
+
+demo: .venv/demo
+	$(BIN)/jina-clip-serve demo
+
+test: .venv/dev
+	$(BIN)/pytest
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_imports.py
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml | $(BIN)/python
+	@echo "Installing; torch alone is several hundred megabytes, so this takes some minutes."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[haproxy]'
+	touch $@
+
+.venv/dev: pyproject.toml | $(BIN)/python
+	@echo "Installing; torch alone is several hundred megabytes, so this takes some minutes."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,140 @@
+"""Batches waiting items for one device; pure asyncio, used by both towers and by bulk jobs.
+
+A batch is chosen when the device is free, not before, so that batches grow while it is busy and
+nothing waits while it is idle. Items are prepared (decoded, say) while the device runs others, at
+most one batch's worth ahead. Every item ends exactly once: with a result, an error of its own, or
+dropped because its caller has gone.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from deployments.queueing import Entry, Lane, WorkQueue
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+
+class Job(Generic[T, R]):
+    """The items of one call, and the results as they come."""
+
+    def __init__(self, size: int) -> None:
+        self.results: list[R | Exception | None] = [None] * size
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = size
+
+    def settle(self, index: int, result: R | Exception) -> None:
+        """Record the result of one item; the call returns with its last one."""
+        self.results[index] = result
+        self._left -= 1
+        if self._left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+class Place(Generic[T, R]):
+    """One item of a job on its way through the queue."""
+
+    __slots__ = ("index", "item", "job")
+
+    def __init__(self, job: Job[T, R], index: int, item: T) -> None:
+        self.job, self.index, self.item = job, index, item
+
+
+class Batcher(Generic[T, R]):
+    """Runs items in batches within a cost budget, one batch at a time.
+
+    Args:
+        run: gives one result for each item of a batch, in order; called for one batch at a time.
+            An exception fails the batch: it is run again in halves until the bad item is alone.
+        max_cost: budget of a batch, in the unit of the items' costs (tokens, images).
+        max_items: most items in a batch.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        max_cost: int,
+        max_items: int,
+        bulk_share: float = 0.2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.queue: WorkQueue[Place[T, R]] = WorkQueue(max_cost, max_items, bulk_share)
+        self._run = run
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self.running_since_s: float | None = None
+
+    async def submit(
+        self, items: Sequence[T], costs: Sequence[int], lane: Lane = "interactive"
+    ) -> list[R | Exception]:
+        """Queue items and wait for all their results, in order; an item's failure is a value.
+
+        Cancelling the call drops the items that the device has not begun.
+        """
+        if not items:
+            return []
+        job: Job[T, R] = Job(len(items))
+        entries = [
+            self.queue.push(Place(job, index, item), cost, lane)
+            for index, (item, cost) in enumerate(zip(items, costs, strict=True))
+        ]
+        self._start()
+        self._wake.set()
+        try:
+            await job.done
+        except asyncio.CancelledError:
+            for entry in entries:
+                self.queue.drop(entry)
+            raise
+        return [result for result in job.results if result is not None]
+
+    def check_health(self, stuck_after_s: float) -> None:
+        """Raise RuntimeError if the worker has died or a batch makes no progress."""
+        if self._worker is not None and self._worker.done():
+            raise RuntimeError("the batcher's worker has stopped")
+        since = self.running_since_s
+        if since is not None and self._clock() - since > stuck_after_s:
+            raise RuntimeError(f"one batch has been running for {self._clock() - since:.0f} s")
+
+    def _start(self) -> None:
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="batcher")
+
+    async def _work(self) -> None:
+        while True:
+            batch = self.queue.take()
+            if not batch:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._run_batch(batch)
+
+    async def _run_batch(self, batch: list[Entry[Place[T, R]]]) -> None:
+        """Run a batch and settle each of its items; on an error, run its halves."""
+        places = [entry.payload for entry in batch]
+        self.running_since_s = self._clock()
+        try:
+            results = await self._run([place.item for place in places])
+            if len(results) != len(places):
+                raise RuntimeError(f"{len(results)} results for a batch of {len(places)}")
+        except Exception as error:
+            if len(batch) == 1:
+                logger.exception("an item of cost %d failed alone", batch[0].cost)
+                places[0].job.settle(places[0].index, error)
+                return
+            logger.warning("a batch of %d failed (%r); running its halves", len(batch), error)
+            middle = len(batch) // 2
+            await self._run_batch(batch[:middle])
+            await self._run_batch(batch[middle:])
+        else:
+            for place, result in zip(places, results, strict=True):
+                place.job.settle(place.index, result)
+        finally:
+            self.running_since_s = None
