@@ -152,9 +152,11 @@ class WorkQueue(Generic[T]):
             self._bulk_credit = 0.0
         for lane in self._lanes.values():
             head = lane.head()
-            if head and not room.taken:
-                room.cost = max(room.cost, head.cost if head.cost > self.max_cost else 0)
-            lane.fill(room, int(self.max_cost * EXPRESS_SHARE))
+            if head and head.cost > self.max_cost and not room.taken:
+                room = _Room(head.cost, 1)
+                lane.fill(room, express_cost=0)
+            else:
+                lane.fill(room, int(self.max_cost * EXPRESS_SHARE))
         for entry in room.taken:
             entry.dropped = True  # taken: a later drop must not count it again
             self._leave(entry)

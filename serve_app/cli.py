@@ -38,10 +38,11 @@ def up(path: Path | None, port: int, public: bool, settings: tuple[str, ...]) ->
     prepare_environment(ingress)
     console = Console(stderr=True)
     console.print(reason)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         with console.status(f"Starting {config.model.source}"):
             url = stack.enter_context(running(config, ingress))
+        for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set handlers of its own
+            signal.signal(name, signal.default_int_handler)
         console.print(f"Ready: {url}/v1/embeddings (Ctrl-C stops it)")
         threading.Event().wait()
 
@@ -61,23 +62,37 @@ def read_config(path: Path | None, settings: tuple[str, ...] = ()) -> AppConfig:
     Raises:
         click.UsageError: an unknown key or a bad value, with its place.
     """
-    data: dict[str, Any] = {}
-    if path is not None:
-        file = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(file, dict):
-            raise click.UsageError(f"{path} must hold a mapping, not {type(file).__name__}")
-        data = file["applications"][0].get("args", {}) if "applications" in file else file
+    data = _arguments(path) if path is not None else {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise click.UsageError(f"{setting!r} is not KEY=VALUE")
-        *parents, last = key.split(".")
-        place = data
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
+        _apply(data, setting)
     try:
         return AppConfig.model_validate(data)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
         raise click.UsageError("; ".join(faults)) from None
+
+
+# Any: YAML before validation.
+def _arguments(path: Path) -> dict[str, Any]:
+    """Return the builder's arguments of a Serve config file, or a file that is just those."""
+    file = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(file, dict):
+        raise click.UsageError(f"{path} must hold a mapping, not {type(file).__name__}")
+    if "applications" not in file:
+        return file
+    arguments: dict[str, Any] = file["applications"][0].get("args", {})
+    return arguments
+
+
+def _apply(data: dict[str, Any], setting: str) -> None:
+    """Put one KEY=VALUE into its place."""
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise click.UsageError(f"{setting!r} is not KEY=VALUE")
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise click.UsageError(f"{setting!r}: {parent} is a value, not a group of settings")
+    place[last] = yaml.safe_load(value)

@@ -138,19 +138,19 @@ def test_dimensions_are_cut_before_normalising(service, model):
 
 
 def test_names_reach_the_recall_that_the_checkpoint_states_in_each_language(service):
-    """In all 16 languages of its README, and with 1,929 of 1,936 names finding their picture."""
+    """At 1 in its 16 languages; over the gallery 1,929 of 1,936, and 0.998 among five."""
     shown = pictures()
     images = np.array(service.embed([{"image": encoded(p.file)} for p in shown]), np.float32)
     stated = stated_recall()
-    firsts = 0
+    firsts = among_five = 0
     for code, language in LANGUAGES.items():
         names = np.array(service.embed([p.names[code] for p in shown]), np.float32)
         order = np.argsort(-(names @ images.T), axis=1)
         at_1, at_5 = ((order[:, :k] == np.arange(len(shown))[:, None]).any(1) for k in (1, 5))
-        assert at_1.mean() >= stated[language][0], language
-        assert at_5.mean() >= stated[language][1], language
-        firsts += int(at_1.sum())
+        assert at_1.mean() >= stated[language], language
+        firsts, among_five = firsts + at_1.sum(), among_five + at_5.sum()
     assert firsts >= 1929
+    assert among_five / (16 * len(shown)) == pytest.approx(0.998, abs=0.0005)
     shuffled = np.roll(images, 1, axis=0)
     assert ((names @ shuffled.T).argmax(axis=1) == np.arange(len(shown))).mean() < 0.05
 
@@ -170,11 +170,11 @@ def test_phrases_reach_the_recall_that_the_checkpoint_states(service):
         assert np.mean(hits) == pytest.approx(stated, abs=0.001)
 
 
-def stated_recall() -> dict[str, tuple[float, float]]:
+def stated_recall() -> dict[str, float]:
     """Read the README's table: language, then recall at 1 / 5 / 10 from text to Noto pictures."""
     readme = (DEMO / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^\| (\w+) \| ([\d.]+) / ([\d.]+) / [\d.]+ \|", readme, re.MULTILINE)
-    table = {language: (float(at_1), float(at_5)) for language, at_1, at_5 in lines}
+    lines = re.findall(r"^\| (\w+) \| ([\d.]+) / [\d.]+ / [\d.]+ \|", readme, re.MULTILINE)
+    table = {language: float(at_1) for language, at_1 in lines}
     assert set(LANGUAGES.values()) <= set(table)
     return table
 

