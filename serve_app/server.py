@@ -86,8 +86,9 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # A local cluster has as many CPUs as the replicas ask for: on a small machine they share.
     cpus = max(needed_cpus(config), os.cpu_count() or 1)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+    ray.init(
+        num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     try:
         serve.start(http_options={"host": ingress.host, "port": ingress.port})
         serve.run(build_app(config), name=APP_NAME, route_prefix="/")

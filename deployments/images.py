@@ -1,0 +1,193 @@
+"""Where pictures come from: bytes, base64, data URIs, http(s) and s3:// URLs, and local files.
+
+What comes out are encoded bytes within the size limit; whether they are a picture is decided
+where they are opened.
+"""
+
+import asyncio
+import binascii
+import os
+import re
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
+
+from aiohttp.abc import AbstractResolver
+
+from deployments.buckets import Buckets
+from deployments.config import ImageConfig
+from deployments.downloads import Downloads, shorten, too_large
+from deployments.model.errors import ImageError
+from deployments.work import ImageSourceError
+
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30}):", re.IGNORECASE)
+MAX_PATH_CHARS = 4096
+PIECE_CHARS = 256 * 1024
+TO_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+LINE_BREAKS = b"\r\n"
+FORMS = "an http, https or s3 URL, a data:image/...;base64 URI or base64"
+
+
+class ImageSources:
+    """Reads pictures from wherever the configuration allows; one per process and event loop.
+
+    Nothing is opened before the first `read` that needs it. `resolver` looks host names up in
+    place of the system; what it returns is checked all the same.
+    """
+
+    def __init__(self, config: ImageConfig, resolver: AbstractResolver | None = None) -> None:
+        self._config = config
+        self._downloads = Downloads(config, resolver)
+        self._buckets = Buckets(config)
+        self._threads = ThreadPoolExecutor(config.max_fetches, thread_name_prefix="image-source")
+
+    async def read(self, source: bytes | str) -> bytes:
+        """Return the encoded bytes of a picture.
+
+        Raises:
+            ImageError: bytes or base64 that exceed the limit.
+            ImageSourceError: a string of no known form, or one whose picture cannot be had.
+        """
+        if isinstance(source, bytes):
+            if len(source) > self._config.max_image_bytes:
+                raise ImageError(too_large("the image", self._config.max_image_bytes))
+            return source
+        source = source.strip()
+        scheme = SCHEME.match(source)
+        if scheme is not None:
+            return await self._read_url(scheme[1].lower(), source)
+        if self._config.local_files and is_file(source):
+            return await self._in_thread(self._read_file, source)
+        return await self._decode("the image, a string that is not a URL,", source)
+
+    async def close(self) -> None:
+        """Close connections; reads under way are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._downloads.close()
+
+    async def _read_url(self, scheme: str, source: str) -> bytes:
+        if scheme in ("http", "https"):
+            return await self._downloads.read(source)
+        if scheme == "data":
+            return await self._decode("the content of the data URI", data_payload(source))
+        if scheme == "s3":
+            return await self._in_thread(self._buckets.read, source)
+        if scheme == "file" and self._config.local_files:
+            return await self._in_thread(self._read_file, file_path(source))
+        if scheme == "file":
+            raise ImageSourceError(f"files of the server are not read; send {FORMS}")
+        raise ImageSourceError(f"the image is a URL of a scheme that is not read; send {FORMS}")
+
+    def _read_file(self, path: str) -> bytes:
+        return read_file(path, self._config.max_image_bytes)
+
+    async def _decode(self, name: str, text: str) -> bytes:
+        limit_bytes = self._config.max_image_bytes
+        if len(text) <= PIECE_CHARS:
+            return decode_base64(name, text, limit_bytes)
+        return await asyncio.to_thread(decode_base64, name, text, limit_bytes)
+
+    async def _in_thread(self, read: Callable[[str], bytes], source: str) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read, source)
+
+
+def data_payload(uri: str) -> str:
+    """Return what follows the comma of `data:image/...;base64,`.
+
+    Raises:
+        ImageSourceError: another kind of data URI.
+    """
+    header, comma, payload = uri.partition(",")
+    header = header.lower()
+    if not (comma and header.startswith("data:image/") and header.endswith(";base64")):
+        raise ImageSourceError("the data URI does not begin like data:image/png;base64,")
+    return payload
+
+
+def decode_base64(name: str, text: str, limit_bytes: int) -> bytes:
+    """Decode standard or URL-safe base64, padded or not, with line breaks or without.
+
+    In pieces, since the C function holds the interpreter's lock.
+
+    Raises:
+        ImageSourceError: not base64.
+        ImageError: more than `limit_bytes`.
+    """
+    body = text.rstrip("=\r\n")
+    if not body:
+        raise ImageSourceError(f"{name} is empty; send {FORMS}")
+    num_pads = text.count("=", len(body))
+    if "=" in body:
+        raise ImageSourceError(f"{name} is not base64: it has '=' before its end")
+    if ("-" in body or "_" in body) and ("+" in body or "/" in body):
+        raise ImageSourceError(f"{name} is not base64: it mixes the two alphabets")
+    decoded, rest, num_characters = bytearray(), b"", 0
+    try:
+        for start in range(0, len(body), PIECE_CHARS):
+            piece = body[start : start + PIECE_CHARS].encode("ascii")
+            piece = piece.translate(TO_STANDARD_ALPHABET, LINE_BREAKS)
+            num_characters += len(piece)
+            rest += piece
+            usable = len(rest) - len(rest) % 4
+            decoded += binascii.a2b_base64(rest[:usable], strict_mode=True)
+            rest = rest[usable:]
+            if len(decoded) > limit_bytes:
+                raise ImageError(too_large(name, limit_bytes))
+        decoded += binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise ImageSourceError(f"{name} is not base64; send {FORMS}") from None
+    if num_pads not in (0, -num_characters % 4):
+        raise ImageSourceError(f"{name} is not base64: {num_pads} '=' at its end do not fit it")
+    if len(decoded) > limit_bytes:
+        raise ImageError(too_large(name, limit_bytes))
+    return bytes(decoded)
+
+
+def is_file(path: str) -> bool:
+    """Whether the string can be a path, and a regular file is there."""
+    return len(path) <= MAX_PATH_CHARS and os.path.isfile(path)
+
+
+def file_path(url: str) -> str:
+    """Return the path of a `file://` URL.
+
+    Raises:
+        ImageSourceError: it names another machine.
+    """
+    path = url.partition(":")[2]
+    if path.startswith("//"):
+        machine, slash, path = path[2:].partition("/")
+        if machine not in ("", "localhost"):
+            raise ImageSourceError(
+                "the file URL names another machine; write file:///folder/cat.jpg"
+            )
+        path = slash + path
+    return unquote(path)
+
+
+def read_file(path: str, limit_bytes: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        ImageSourceError: it is missing, unreadable, too large or no regular file.
+    """
+    name = f"the file {shorten(path)!r}"
+    try:
+        with open(path, "rb", opener=open_at_once) as file:
+            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(limit_bytes + 1) if is_regular else b""
+    except OSError as error:
+        raise ImageSourceError(f"{name} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # characters that no path has
+        raise ImageSourceError(f"{name} cannot be read: {error}") from error
+    if not is_regular:
+        raise ImageSourceError(f"{name} is no regular file")
+    if len(data) > limit_bytes:
+        raise ImageSourceError(too_large(name, limit_bytes))
+    return data
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a path without waiting, as for a pipe's writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
