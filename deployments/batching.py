@@ -1,8 +1,7 @@
 """Batches waiting items for one device; pure asyncio, used by both towers and by bulk jobs.
 
 A batch is chosen when the device is free, not before, so that batches grow while it is busy and
-nothing waits while it is idle. Items are prepared (decoded, say) while the device runs others, at
-most one batch's worth ahead. Every item ends exactly once: with a result, an error of its own, or
+nothing waits while it is idle. Every item ends exactly once: with a result, an error of its own, or
 dropped because its caller has gone.
 """
 
@@ -12,12 +11,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from deployments.progress import Progress
 from deployments.queueing import Entry, Lane, WorkQueue
+from deployments.work import DeadlineError, RequestTooLargeError, Terms
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 
 class Job(Generic[T, R]):
@@ -51,8 +52,10 @@ class Batcher(Generic[T, R]):
     Args:
         run: gives one result for each item of a batch, in order; called for one batch at a time.
             An exception fails the batch: it is run again in halves until the bad item is alone.
+            A MemoryError also halves the budget, for good.
         max_cost: budget of a batch, in the unit of the items' costs (tokens, images).
         max_items: most items in a batch.
+        bulk_share: share of a batch that bulk work earns while interactive work waits too.
         clock: monotonic seconds.
     """
 
@@ -65,11 +68,16 @@ class Batcher(Generic[T, R]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue: WorkQueue[Place[T, R]] = WorkQueue(max_cost, max_items, bulk_share)
+        self.progress = Progress(clock)
+        self.memory_halvings = 0
         self._run = run
-        self._clock = clock
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self.running_since_s: float | None = None
+
+    @property
+    def outstanding_cost(self) -> int:
+        """Cost of what waits and of what runs."""
+        return self.queue.waiting_cost + self.progress.running_cost
 
     async def submit(
         self, items: Sequence[T], costs: Sequence[int], lane: Lane = "interactive"
@@ -85,7 +93,8 @@ class Batcher(Generic[T, R]):
             self.queue.push(Place(job, index, item), cost, lane)
             for index, (item, cost) in enumerate(zip(items, costs, strict=True))
         ]
-        self._start()
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="batcher")
         self._wake.set()
         try:
             await job.done
@@ -95,17 +104,11 @@ class Batcher(Generic[T, R]):
             raise
         return [result for result in job.results if result is not None]
 
-    def check_health(self, stuck_after_s: float) -> None:
-        """Raise RuntimeError if the worker has died or a batch makes no progress."""
+    def check_health(self) -> None:
+        """Raise RuntimeError if the worker has died or the device makes no progress."""
         if self._worker is not None and self._worker.done():
             raise RuntimeError("the batcher's worker has stopped")
-        since = self.running_since_s
-        if since is not None and self._clock() - since > stuck_after_s:
-            raise RuntimeError(f"one batch has been running for {self._clock() - since:.0f} s")
-
-    def _start(self) -> None:
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name="batcher")
+        self.progress.check()
 
     async def _work(self) -> None:
         while True:
@@ -119,22 +122,58 @@ class Batcher(Generic[T, R]):
     async def _run_batch(self, batch: list[Entry[Place[T, R]]]) -> None:
         """Run a batch and settle each of its items; on an error, run its halves."""
         places = [entry.payload for entry in batch]
-        self.running_since_s = self._clock()
+        cost = sum(entry.cost for entry in batch)
+        self.progress.begin(cost)
         try:
             results = await self._run([place.item for place in places])
             if len(results) != len(places):
                 raise RuntimeError(f"{len(results)} results for a batch of {len(places)}")
-        except Exception as error:
-            if len(batch) == 1:
-                logger.exception("an item of cost %d failed alone", batch[0].cost)
-                places[0].job.settle(places[0].index, error)
-                return
-            logger.warning("a batch of %d failed (%r); running its halves", len(batch), error)
-            middle = len(batch) // 2
-            await self._run_batch(batch[:middle])
-            await self._run_batch(batch[middle:])
+        except Exception as error:  # noqa: BLE001 - whatever it is, every item must end
+            self.progress.end()
+            await self._after_failure(batch, cost, error)
         else:
+            self.progress.end()
             for place, result in zip(places, results, strict=True):
                 place.job.settle(place.index, result)
-        finally:
-            self.running_since_s = None
+
+    async def _after_failure(
+        self, batch: list[Entry[Place[T, R]]], cost: int, error: Exception
+    ) -> None:
+        """Fail a lone item, or run the halves of a batch to find the bad one."""
+        if isinstance(error, MemoryError):
+            self._shrink(cost)
+        if len(batch) == 1:
+            logger.error("an item of cost %d failed alone", cost, exc_info=error)
+            if isinstance(error, MemoryError):
+                error = RequestTooLargeError(
+                    f"the item (cost {cost:,}) does not fit into the device's memory; "
+                    f"batches of {self.queue.max_cost:,} do"
+                )
+            place = batch[0].payload
+            place.job.settle(place.index, error)
+            return
+        logger.warning("a batch of %d failed (%r); running its halves", len(batch), error)
+        middle = len(batch) // 2
+        await self._run_batch(batch[:middle])
+        await self._run_batch(batch[middle:])
+
+    def _shrink(self, cost: int) -> None:
+        """Remember a budget that is half of what did not fit."""
+        smaller = max(1, cost // 2)
+        if smaller < self.queue.max_cost:
+            logger.warning("out of device memory at cost %d; budget now %d", cost, smaller)
+            self.queue.max_cost = smaller
+            self.memory_halvings += 1
+
+
+async def within(terms: Terms, results: Awaitable[R]) -> R:
+    """Wait for results no longer than the caller does.
+
+    Raises:
+        DeadlineError: the time ran out; what has not begun is dropped.
+    """
+    try:
+        async with asyncio.timeout(terms.timeout_s):
+            return await results
+    except TimeoutError:
+        raise DeadlineError(f"not done within {terms.timeout_s:.1f} s") from None

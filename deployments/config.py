@@ -81,7 +81,13 @@ class RouterConfig(Frozen):
     max_images_per_chunk: PositiveInt = 8
     max_chunk_bytes: PositiveInt = 32 * MIB
     """Encoded images in one call to the tower; below the transport's message limit."""
+    max_chunks_in_flight: PositiveInt = 8
+    """Chunks of one request and modality under way at once; lets others in between."""
+    max_queued_tokens: PositiveInt = 2_000_000
+    """Tokens that one Router holds from admission to answer; over it requests get 429."""
+    max_queued_images: PositiveInt = 4096
     timeout_s: PositiveFloat = 60
+    """Longest time for a request; a request may ask for less."""
 
 
 class ImageConfig(Frozen):

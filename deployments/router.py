@@ -1,11 +1,11 @@
-"""The Router deployment: splits a request by modality, cuts it, fans out, merges, finishes.
+"""The Router deployment: splits a request by modality, admits, cuts, fans out, merges, finishes.
 
 It is the HTTP ingress (its routes are in serve_app.ingress) and the target of Python handles.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -14,7 +14,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.admission import Budget
 from deployments.config import AppConfig
+from deployments.dispatch import fan_out, image_pieces, raise_first, text_pieces, together
 from deployments.images import ImageSources
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.model.errors import EmbeddingError, OptionError
@@ -22,19 +24,18 @@ from deployments.model.image import open_image
 from deployments.model.output import Rows, check_dimensions, finish
 from deployments.model.source import TOKENIZER_FILES, find
 from deployments.model.tokenizer import TextTokenizer, TokenIds
+from deployments.queueing import Lane
 from deployments.tower_client import TowerClient
 from deployments.work import (
     DeadlineError,
     Embeddings,
-    ImageChunk,
     ImageItem,
     Item,
     RequestError,
     ServiceError,
-    TextChunk,
+    Terms,
     TextItem,
     Usage,
-    cut,
     parse_item,
 )
 
@@ -63,6 +64,8 @@ class Router:
         self.architecture = Architecture.read(folder)
         self._text = TowerClient("text", text) if text is not None else None
         self._vision = TowerClient("vision", vision) if vision is not None else None
+        self._tokens = Budget("tokens", config.router.max_queued_tokens)
+        self._pictures = Budget("images", config.router.max_queued_images)
         self._tokenizer = TextTokenizer(folder, self.architecture.text)
         self._images = ImageSources(config.images)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="router")
@@ -74,6 +77,8 @@ class Router:
         dimensions: int | None = None,
         normalized: bool = True,
         truncate: bool = False,
+        lane: Lane = "interactive",
+        timeout_s: float | None = None,
     ) -> Embeddings:
         """Embed a mixed list of texts and pictures; the rows come in its order.
 
@@ -83,18 +88,23 @@ class Router:
             dimensions: width to truncate to before normalising.
             normalized: scale each row to length 1.
             truncate: cut texts over the token limit instead of refusing them.
+            lane: `"bulk"` work fills what `"interactive"` leaves, with a share of its own.
+            timeout_s: seconds until the caller stops waiting; at most the server's own limit.
 
         Raises:
             InputError: something the caller has to change; the message names the item.
-            ServiceError: a tower is gone, or the time is up.
+            ServiceError: too much is outstanding, a tower is gone, or the time is up.
         """
         parsed = self._parse(items, task, dimensions)
-        limit_s = self.config.router.timeout_s
+        limit_s = min(timeout_s or np.inf, self.config.router.timeout_s)
         try:
-            async with asyncio.timeout(limit_s):
-                rows, usage = await self._embed(parsed, task, truncate)
+            async with asyncio.timeout(limit_s) as deadline:
+                token_ids, images = await self._prepare(parsed, task, truncate)
+                left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
+                rows = await self._compute(token_ids, images, Terms(lane, max(left_s, 0)))
         except TimeoutError:
             raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
+        usage = Usage(sum(len(ids) for ids in token_ids.values()), len(images))
         return Embeddings(finish(rows, dimensions, normalized), usage)
 
     async def ready(self) -> bool:
@@ -102,7 +112,7 @@ class Router:
         towers = [tower for tower in (self._text, self._vision) if tower is not None]
         try:
             async with asyncio.timeout(5):
-                await _all(*(tower.ready() for tower in towers))
+                await together([tower.ready() for tower in towers])
         except (ServiceError, TimeoutError, RayError, RayServeException) as error:
             logger.warning("not ready: %r", error)
             return False
@@ -129,21 +139,39 @@ class Router:
             raise RequestError("this server embeds no images: it runs without the vision tower")
         return items
 
-    async def _embed(
+    async def _prepare(
         self, items: list[Item], task: str | None, truncate: bool
-    ) -> tuple[Rows, Usage]:
-        """Tokenise and fetch, send all chunks to both towers at once, merge their rows."""
+    ) -> tuple[dict[int, TokenIds], dict[int, bytes]]:
+        """Tokenise texts and get pictures; both by their place in the request."""
         texts = {i: item.text for i, item in enumerate(items) if isinstance(item, TextItem)}
         sources = {i: item.source for i, item in enumerate(items) if isinstance(item, ImageItem)}
         tokenised, fetched = await asyncio.gather(
             self._tokenise(list(texts.values()), task, truncate),
             asyncio.gather(*(self._fetch(source) for source in sources.values())),
         )
-        token_ids = _all_good(dict(zip(texts, tokenised, strict=True)))
-        images = _all_good(dict(zip(sources, fetched, strict=True)))
-        rows = np.empty((len(items), self.architecture.width), dtype=np.float32)
-        await _all(*self._text_calls(token_ids, rows), *self._image_calls(images, rows))
-        return rows, Usage(sum(len(ids) for ids in token_ids.values()), len(images))
+        token_ids = dict(zip(texts, tokenised, strict=True))
+        images = dict(zip(sources, fetched, strict=True))
+        return _all_good(token_ids), _all_good(images)
+
+    async def _compute(
+        self, token_ids: dict[int, TokenIds], images: dict[int, bytes], terms: Terms
+    ) -> Rows:
+        """Admit the request, send its pieces to both towers at once, and merge their rows."""
+        limits = self.config.router
+        rows = np.empty((len(token_ids) + len(images), self.architecture.width), np.float32)
+        tokens = sum(len(ids) for ids in token_ids.values())
+        with self._tokens.admit(tokens) as text, self._pictures.admit(len(images)) as vision:
+            work = []
+            if self._text and token_ids:
+                pieces = text_pieces(token_ids, terms, limits)
+                work.append(fan_out(self._text, pieces, rows, text, limits.max_chunks_in_flight))
+            if self._vision and images:
+                pieces = image_pieces(images, terms, limits)
+                work.append(
+                    fan_out(self._vision, pieces, rows, vision, limits.max_chunks_in_flight)
+                )
+            await together(work)
+        return rows
 
     async def _tokenise(
         self, texts: list[str], task: str | None, truncate: bool
@@ -158,64 +186,16 @@ class Router:
         """Return the encoded picture once its header shows a size within the limits."""
         try:
             data = await self._images.read(source)
-            limit = self.config.images.max_pixels
-            await asyncio.get_running_loop().run_in_executor(self._threads, open_image, data, limit)
+            max_pixels = self.config.images.max_pixels
+            await asyncio.get_running_loop().run_in_executor(
+                self._threads, open_image, data, max_pixels
+            )
         except EmbeddingError as error:
             return error
         return data
 
-    def _text_calls(
-        self, token_ids: dict[int, TokenIds], rows: Rows
-    ) -> list[Coroutine[Any, Any, None]]:
-        costs = [len(ids) for ids in token_ids.values()]
-        texts, places = list(token_ids.values()), list(token_ids)
-        return [
-            _fill(self._text, TextChunk.of(texts[part]), places[part], rows)
-            for part in cut(costs, self.config.router.max_tokens_per_chunk)
-        ]
-
-    def _image_calls(self, images: dict[int, bytes], rows: Rows) -> list[Coroutine[Any, Any, None]]:
-        router = self.config.router
-        # Share of a chunk that a picture takes, by count or by bytes, whichever is more.
-        costs = [
-            max(1 / router.max_images_per_chunk, len(data) / router.max_chunk_bytes)
-            for data in images.values()
-        ]
-        data, places = list(images.values()), list(images)
-        return [
-            _fill(self._vision, ImageChunk(tuple(data[part])), places[part], rows)
-            for part in cut(costs, 1)
-        ]
-
-
-async def _fill(
-    tower: TowerClient | None, chunk: TextChunk | ImageChunk, places: list[int], rows: Rows
-) -> None:
-    """Embed a chunk and put its rows in their places of the request."""
-    assert tower is not None  # _parse refused the item otherwise
-    answer = await tower.embed(chunk)
-    _raise_first({places[i]: error for i, error in answer.failures.items()})
-    rows[places] = answer.rows
-
 
 def _all_good(results: dict[int, T | EmbeddingError]) -> dict[int, T]:
     """Return the results if none is an error, otherwise raise the first with its item's index."""
-    _raise_first({i: x for i, x in results.items() if isinstance(x, EmbeddingError)})
+    raise_first({i: x for i, x in results.items() if isinstance(x, EmbeddingError)})
     return {i: x for i, x in results.items() if not isinstance(x, EmbeddingError)}
-
-
-def _raise_first(failures: dict[int, EmbeddingError]) -> None:
-    """Raise the failure of the first failed item, with its index."""
-    for index in sorted(failures):
-        error = failures[index]
-        raise type(error)(f"item {index}: {error}") from error
-
-
-async def _all(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines at once; the first error cancels the others and is raised itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for coroutine in coroutines:
-                group.create_task(coroutine)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None

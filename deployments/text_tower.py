@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from deployments.batching import Batcher
+from deployments.batching import Batcher, within
 from deployments.config import AppConfig
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
 from deployments.work import TextChunk, TowerRows
-
-STUCK_AFTER_S = 30.0
 
 
 class TextTower:
@@ -35,9 +33,14 @@ class TextTower:
         )
 
     async def embed(self, chunk: TextChunk) -> TowerRows:
-        """Return un-normalised rows of a chunk, in its order."""
+        """Return un-normalised rows of a chunk, in its order.
+
+        Raises:
+            DeadlineError: the caller's time ran out first.
+        """
         texts = chunk.texts()
-        results = await self._batcher.submit(texts, [len(ids) for ids in texts])
+        costs = [len(ids) for ids in texts]
+        results = await within(chunk.terms, self._batcher.submit(texts, costs, chunk.terms.lane))
         return TowerRows.of(results, self._model.width)
 
     async def ready(self) -> bool:
@@ -46,10 +49,9 @@ class TextTower:
 
     def check_health(self) -> None:
         """Raise when the device thread makes no progress, so that Serve replaces the replica."""
-        self._batcher.check_health(STUCK_AFTER_S)
+        self._batcher.check_health()
 
     async def _run(self, texts: list[TokenIds]) -> Sequence[Row]:
-        loop = asyncio.get_running_loop()
-        return list(
-            await loop.run_in_executor(self._device_thread, self._model.embed_tokens, texts)
-        )
+        embed = self._model.embed_tokens
+        rows = await asyncio.get_running_loop().run_in_executor(self._device_thread, embed, texts)
+        return list(rows)

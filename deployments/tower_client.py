@@ -37,7 +37,7 @@ class TowerClient:
                 rows: TowerRows = await response
                 return rows
             except asyncio.CancelledError:
-                response.cancel()
+                response.cancel()  # type: ignore[no-untyped-call]
                 raise
             except Exception as error:
                 if not (_lost(error) and attempt < MAX_TRIES):

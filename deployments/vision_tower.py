@@ -6,14 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from deployments.batching import Batcher
+from deployments.batching import Batcher, within
 from deployments.config import AppConfig
 from deployments.model.errors import ImageError
 from deployments.model.image import Pixels, open_image, to_pixels
 from deployments.model.output import Row
 from deployments.work import ImageChunk, TowerRows
-
-STUCK_AFTER_S = 30.0
 
 
 class VisionTower:
@@ -39,12 +37,19 @@ class VisionTower:
         self._batcher: Batcher[Pixels, Row] = Batcher(self._run, images, images)
 
     async def embed(self, chunk: ImageChunk) -> TowerRows:
-        """Return un-normalised rows of a chunk, in its order; a broken picture fails alone."""
+        """Return un-normalised rows of a chunk, in its order; a broken picture fails alone.
+
+        Raises:
+            DeadlineError: the caller's time ran out first.
+        """
+        results = await within(chunk.terms, self._embed(chunk))
+        return TowerRows.of(results, self._model.width)
+
+    async def _embed(self, chunk: ImageChunk) -> list[Row | Exception]:
         decoded = await asyncio.gather(*(self._decode(image) for image in chunk.images))
         good = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
-        rows = iter(await self._batcher.submit(good, [1] * len(good)))
-        results = [item if isinstance(item, ImageError) else next(rows) for item in decoded]
-        return TowerRows.of(results, self._model.width)
+        rows = iter(await self._batcher.submit(good, [1] * len(good), chunk.terms.lane))
+        return [item if isinstance(item, ImageError) else next(rows) for item in decoded]
 
     async def ready(self) -> bool:
         """Answer once the model is loaded."""
@@ -52,7 +57,7 @@ class VisionTower:
 
     def check_health(self) -> None:
         """Raise when the device thread makes no progress, so that Serve replaces the replica."""
-        self._batcher.check_health(STUCK_AFTER_S)
+        self._batcher.check_health()
 
     async def _decode(self, image: bytes) -> Pixels | ImageError:
         size = self._model.architecture.vision.image_size

@@ -4,10 +4,12 @@ EmbeddingError
 ├── InputError (deployments.model.errors)
 │   ├── RequestError         the request as a whole: shape, limits
 │   │   ├── BodyTooLargeError
+│   │   ├── RequestTooLargeError
 │   │   ├── UnauthorizedError
 │   │   └── UnknownModelError
 │   └── ImageSourceError     a picture that cannot be had: refused address, failed download
 └── ServiceError             not the caller's fault; worth another try later
+    ├── OverloadedError      says when to come back
     ├── TowerUnavailableError
     └── DeadlineError
 
@@ -22,6 +24,7 @@ import numpy as np
 from deployments.model.errors import EmbeddingError, ImageError, InputError
 from deployments.model.output import Row, Rows
 from deployments.model.tokenizer import TokenIds
+from deployments.queueing import Lane
 
 
 class RequestError(InputError):
@@ -30,6 +33,10 @@ class RequestError(InputError):
 
 class BodyTooLargeError(RequestError):
     """More bytes than the server reads."""
+
+
+class RequestTooLargeError(RequestError):
+    """More work than the server takes at once, or an item that no batch can hold."""
 
 
 class UnauthorizedError(RequestError):
@@ -46,6 +53,18 @@ class ImageSourceError(ImageError):
 
 class ServiceError(EmbeddingError):
     """The service could not do what was rightly asked; the same request may work later."""
+
+
+class OverloadedError(ServiceError):
+    """Too much work is outstanding; `retry_after_s` is when that will have drained."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        """Return the message alone."""
+        return str(self.args[0])
 
 
 class TowerUnavailableError(ServiceError):
@@ -95,21 +114,32 @@ def parse_item(index: int, value: object) -> Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How a chunk is to be treated: its lane, and the seconds after which nobody waits for it."""
+
+    lane: Lane
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TextChunk:
     """Texts of bounded cost on their way to the text tower.
 
     Attributes:
         token_ids: int32, all texts one after the other.
         lengths: int32 [n], tokens of each.
+        terms: how the chunk is to be treated.
     """
 
     token_ids: TokenIds
     lengths: TokenIds
+    terms: Terms
 
     @classmethod
-    def of(cls, texts: Sequence[TokenIds]) -> "TextChunk":
+    def of(cls, texts: Sequence[TokenIds], terms: Terms) -> "TextChunk":
         """Join texts into a chunk."""
-        return cls(np.concatenate(texts), np.array([len(ids) for ids in texts], dtype=np.int32))
+        lengths = np.array([len(ids) for ids in texts], dtype=np.int32)
+        return cls(np.concatenate(texts), lengths, terms)
 
     def texts(self) -> list[TokenIds]:
         """Return the token ids of each text."""
@@ -121,6 +151,7 @@ class ImageChunk:
     """Encoded pictures of bounded cost on their way to the vision tower."""
 
     images: tuple[bytes, ...]
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from http import HTTPStatus
+from math import ceil
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import orjson
@@ -15,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from deployments.work import BodyTooLargeError, UnauthorizedError
+from deployments.queueing import Lane
+from deployments.work import BodyTooLargeError, OverloadedError, UnauthorizedError
 from serve_app import wire
 from serve_app.errors import answer_to, body_of
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 LARGE_BYTES = 256 * 1024  # bodies from here on are parsed and rendered off the event loop
 REQUEST_ID = "x-request-id"
+PRIORITY = "x-priority"
+TIMEOUT_S = "x-timeout-s"
 
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
 P = ParamSpec("P")
@@ -51,7 +55,13 @@ async def embeddings(request: Request, router: "Router") -> Response:
     model = router.config.model
     asked = await _call(len(body), wire.parse, body, model)
     answer = await router.embed(
-        asked.items, asked.task, asked.dimensions, asked.normalized, asked.truncate
+        asked.items,
+        asked.task,
+        asked.dimensions,
+        asked.normalized,
+        asked.truncate,
+        asked.lane or _lane(request),
+        asked.timeout_s or _timeout_s(request),
     )
     size = answer.embeddings.nbytes
     content = await _call(size, wire.render, answer, asked.encoding, model.served_name)
@@ -102,8 +112,11 @@ def _route(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
             how, message = answer_to(error)
             body = body_of(how.code, how.kind, message, _request_id(request))
             response = Response(orjson.dumps(body), how.status, media_type=JSON)
-            if how.status == HTTPStatus.UNAUTHORIZED:
+            if isinstance(error, UnauthorizedError):
                 response.headers["www-authenticate"] = "Bearer"
+            if isinstance(error, OverloadedError):
+                response.headers["retry-after"] = str(ceil(error.retry_after_s))
+                response.headers["retry-after-ms"] = str(ceil(1000 * error.retry_after_s))
         return response
 
     return answer
@@ -128,6 +141,24 @@ def _authorise(request: Request, router: "Router") -> None:
     ]
     if not any(matches):
         raise UnauthorizedError("this API key is not known")
+
+
+def _lane(request: Request) -> Lane:
+    """Return the lane that the header asks for.
+
+    Raises:
+        OptionError: not a lane.
+    """
+    return wire.lane(request.headers.get(PRIORITY)) or "interactive"
+
+
+def _timeout_s(request: Request) -> float | None:
+    """Return the seconds that the header gives, None without one.
+
+    Raises:
+        OptionError: not a positive number.
+    """
+    return wire.timeout_s(request.headers.get(TIMEOUT_S))
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:

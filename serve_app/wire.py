@@ -5,6 +5,7 @@ with the aliases that clients send; fields that are not known are ignored, as bo
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ from deployments.config import ModelConfig
 from deployments.model.architecture import QUERY_TASK
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows
+from deployments.queueing import Lane
 from deployments.work import (
     Embeddings,
     ImageItem,
@@ -52,6 +54,8 @@ class EmbeddingRequest:
     normalized: bool
     truncate: bool
     encoding: Encoding
+    lane: Lane | None
+    timeout_s: float | None
 
 
 def parse(body: bytes, model: ModelConfig) -> EmbeddingRequest:
@@ -81,7 +85,37 @@ def parse(body: bytes, model: ModelConfig) -> EmbeddingRequest:
         normalized=_flag("normalized", _field(data, "normalized"), True),
         truncate=_flag("truncate", _field(data, "truncate"), False),
         encoding=_encoding(_field(data, "encoding")),
+        lane=lane(data.get("priority")),
+        timeout_s=timeout_s(data.get("timeout_s")),
     )
+
+
+def lane(value: object) -> Lane | None:
+    """Read a priority, from the body or from a header.
+
+    Raises:
+        OptionError: not a lane.
+    """
+    if value is None or value == "interactive" or value == "bulk":
+        return value
+    raise OptionError(f"priority is {value!r}; choose 'interactive' or 'bulk'")
+
+
+def timeout_s(value: object) -> float | None:
+    """Read a time limit in seconds, a number in the body or a header's text.
+
+    Raises:
+        OptionError: not a positive number.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) else 0.0
+    except ValueError:
+        seconds = 0.0
+    if isinstance(value, bool) or not 0 < seconds < math.inf:
+        raise OptionError(f"timeout_s is {value!r}; it must be a positive number of seconds")
+    return seconds
 
 
 def render(answer: Embeddings, encoding: Encoding, model_name: str) -> bytes:

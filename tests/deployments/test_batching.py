@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batching import Batcher
+from deployments.batching import Batcher, within
+from deployments.work import DeadlineError, RequestTooLargeError, Terms
 
 
 class Device:
@@ -116,21 +117,71 @@ async def test_a_device_that_answers_too_few_fails_the_items_not_the_worker():
 
 
 async def test_health_fails_when_a_batch_makes_no_progress():
-    """With a fake clock: fine at first, an error once the batch has been running too long."""
+    """With a fake clock: batches took a second each, one that takes 21 is stuck."""
     now = 0.0
     device = Device(gated=True)
     batcher: Batcher[int, int] = Batcher(device.run, 10, 10, clock=lambda: now)
-    batcher.check_health(30)
-    call = asyncio.create_task(batcher.submit([1], [1]))
-    await settle()
-    now = 29.0
-    batcher.check_health(30)
-    now = 31.0
-    with pytest.raises(RuntimeError, match="31 s"):
-        batcher.check_health(30)
+    batcher.check_health()
+    for elapsed_s in (1.0, 0.0):
+        call = asyncio.create_task(batcher.submit([1], [1]))
+        await settle()
+        now += elapsed_s
+        if elapsed_s:
+            device.gate.release()
+            await call
+    now += 19.0
+    batcher.check_health()
+    now += 2.0
+    with pytest.raises(RuntimeError, match="21 s"):
+        batcher.check_health()
     device.gate.release()
     await call
-    batcher.check_health(30)
+    batcher.check_health()
+
+
+async def test_out_of_memory_halves_the_budget_for_good():
+    """A batch that does not fit is run in halves, and later batches are smaller from the start."""
+    sizes = []
+
+    async def run(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 3:
+            raise MemoryError
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, 8, 100)
+    assert await batcher.submit(list(range(16)), [1] * 16) == list(range(16))
+    assert batcher.memory_halvings == 2
+    assert batcher.queue.max_cost == 2
+    assert sizes[:4] == [8, 4, 2, 2]
+    assert max(sizes[7:]) <= 2
+
+
+async def test_an_item_that_fits_nowhere_is_refused_with_the_limit():
+    """A single item out of memory gets an error that says what does fit."""
+
+    async def run(items: list[int]) -> list[int]:
+        raise MemoryError
+
+    batcher: Batcher[int, int] = Batcher(run, 1000, 10)
+    (result,) = await batcher.submit([1], [1000])
+    assert isinstance(result, RequestTooLargeError)
+    assert "500" in str(result)
+
+
+async def test_a_caller_out_of_time_gets_a_deadline_error_and_its_items_are_dropped():
+    """`within` ends the wait, and the device never sees the item."""
+    device = Device(gated=True)
+    batcher = batcher_on(device)
+    first = asyncio.create_task(batcher.submit([1], [1]))
+    await settle()
+    with pytest.raises(DeadlineError):
+        await within(Terms("interactive", 0.01), batcher.submit([2], [1]))
+    device.gate.release()
+    await first
+    await settle()
+    assert device.batches == [[1]]
+    assert batcher.outstanding_cost == 0
 
 
 @settings(max_examples=60, deadline=None)

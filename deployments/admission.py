@@ -1,0 +1,126 @@
+"""Who is let in: budgets of outstanding work in tokens and in images, and when to come back.
+
+A budget counts work from admission to answer. Over it the Router refuses at once, with the time in
+which the work now outstanding will have drained at the rate measured over the last seconds.
+Pure: the clock is an argument.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from deployments.work import OverloadedError, RequestTooLargeError
+
+WINDOW_S = 10.0
+UNKNOWN_DRAIN_S = 1.0  # asked for before any work has ever been finished
+
+
+class DrainRate:
+    """Work finished per second, over the busy part of the last seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._finished: deque[tuple[float, int]] = deque()
+        self._busy_since_s: float | None = None
+        self._last_rate = 0.0
+
+    def started(self) -> None:
+        """Note that work is outstanding from now on."""
+        if self._busy_since_s is None:
+            self._busy_since_s = self._clock()
+            self._finished.clear()
+
+    def finished(self, cost: int, idle: bool) -> None:
+        """Note that work is done; `idle` if none is left."""
+        self._finished.append((self._clock(), cost))
+        self._last_rate = self._measure()
+        if idle:
+            self._busy_since_s = None
+
+    def per_s(self) -> float:
+        """Return cost units per second, 0 if nothing was ever finished."""
+        return self._measure() if self._finished and self._busy_since_s else self._last_rate
+
+    def _measure(self) -> float:
+        now = self._clock()
+        begin = max(now - WINDOW_S, self._busy_since_s if self._busy_since_s is not None else now)
+        while self._finished and self._finished[0][0] < now - WINDOW_S:
+            self._finished.popleft()
+        done = sum(cost for _, cost in self._finished)
+        return done / (now - begin) if now > begin and done else self._last_rate
+
+
+class Hold:
+    """A request's share of a budget, given back piece by piece as its chunks are answered."""
+
+    def __init__(self, budget: "Budget", cost: int) -> None:
+        self._budget = budget
+        self._left = cost
+
+    def release(self, cost: int) -> None:
+        """Give back what is done."""
+        self._left -= cost
+        self._budget.give_back(cost)
+
+    def release_all(self) -> None:
+        """Give back the rest, when the request ends however it ends."""
+        self.release(self._left)
+
+
+class Budget:
+    """Outstanding work of one modality, bounded.
+
+    Args:
+        unit: what is counted, for messages: `tokens` or `images`.
+        limit: most units outstanding at once.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, unit: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self.outstanding = 0
+        self.arrived_total = 0
+        self._unit = unit
+        self._rate = DrainRate(clock)
+
+    @contextmanager
+    def admit(self, cost: int) -> Iterator[Hold]:
+        """Hold `cost` units of the budget, at most for the length of the block.
+
+        Raises:
+            RequestTooLargeError: more than the whole budget.
+            OverloadedError: the budget is used up; says when to come back.
+        """
+        self.arrived_total += cost
+        if cost > self.limit:
+            raise RequestTooLargeError(
+                f"the request has {cost:,} {self._unit}; the server takes {self.limit:,} at once: "
+                "split it"
+            )
+        if self.outstanding + cost > self.limit:
+            drain_s = self.drain_s()
+            raise OverloadedError(
+                f"{self.outstanding:,} {self._unit} are outstanding and the limit is "
+                f"{self.limit:,}; retry in {drain_s:.1f} s",
+                drain_s,
+            )
+        self.outstanding += cost
+        if cost:
+            self._rate.started()
+        hold = Hold(self, cost)
+        try:
+            yield hold
+        finally:
+            hold.release_all()
+
+    def give_back(self, cost: int) -> None:
+        """Note that outstanding work is done."""
+        if cost:
+            self.outstanding -= cost
+            self._rate.finished(cost, idle=self.outstanding == 0)
+
+    def drain_s(self) -> float:
+        """Return the seconds in which the outstanding work is done at the present rate."""
+        rate = self._rate.per_s()
+        return self.outstanding / rate if rate > 0 else UNKNOWN_DRAIN_S

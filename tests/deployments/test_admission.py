@@ -1,0 +1,75 @@
+"""Budgets of outstanding work, and when to come back."""
+
+import pickle
+from contextlib import ExitStack
+
+import pytest
+
+from deployments.admission import Budget
+from deployments.work import OverloadedError, RequestTooLargeError
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_work_within_the_budget_is_let_in_and_given_back():
+    """Outstanding work falls with each piece, and to nothing however the block ends."""
+    budget = Budget("tokens", 100, Clock())
+    with budget.admit(60) as hold:
+        hold.release(25)
+        assert budget.outstanding == 35
+    assert budget.outstanding == 0
+    with pytest.raises(KeyError), budget.admit(60):
+        raise KeyError
+    assert budget.outstanding == 0
+
+
+def test_over_the_budget_is_refused_with_the_time_in_which_it_drains():
+    """At 10 units a second, 80 outstanding units take 8 seconds."""
+    clock = Clock()
+    budget = Budget("images", 100, clock)
+    with ExitStack() as requests:
+        hold = requests.enter_context(budget.admit(100))
+        clock.now = 2.0
+        hold.release(20)
+        with pytest.raises(OverloadedError, match="80 images are outstanding") as refused:
+            requests.enter_context(budget.admit(21))
+        assert refused.value.retry_after_s == pytest.approx(8.0)
+        requests.enter_context(budget.admit(20))
+    assert budget.outstanding == 0
+
+
+def test_idle_time_does_not_make_the_drain_look_slow():
+    """After a pause the rate is that of the last work, not of the pause."""
+    clock = Clock()
+    budget = Budget("tokens", 100, clock)
+    with budget.admit(50):
+        clock.now += 1.0
+    clock.now += 1000.0
+    with budget.admit(100):
+        assert budget.drain_s() == pytest.approx(2.0)
+
+
+def test_a_request_larger_than_the_whole_budget_is_told_to_split():
+    """It could never be let in, so waiting would not help."""
+    budget = Budget("tokens", 100, Clock())
+    with pytest.raises(RequestTooLargeError, match="101 tokens"), budget.admit(101):
+        pass
+
+
+def test_refused_work_still_counts_as_arrived():
+    """Autoscaling has to see what was turned away."""
+    budget = Budget("tokens", 100, Clock())
+    with budget.admit(100), pytest.raises(OverloadedError), budget.admit(50):
+        pass
+    assert budget.arrived_total == 150
+
+
+def test_the_refusal_survives_the_way_between_processes():
+    """Message and time are there after pickling."""
+    error = pickle.loads(pickle.dumps(OverloadedError("busy", 2.5)))
+    assert (str(error), error.retry_after_s) == ("busy", 2.5)
