@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from deployments.autoscaling import SERVE_SETTINGS, Targets
+
 MIB = 1024 * 1024
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -44,11 +46,41 @@ class ModelConfig(Frozen):
         return "jina-clip-demo" if self.source == "demo" else last
 
 
+class ScalingConfig(Frozen):
+    """Bounds of a tower's replicas; the policy is `deployments.autoscaling.TwoTowerPolicy`."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    max_replicas: PositiveInt
+    upscale_delay_s: Annotated[float, Field(ge=0)] = SERVE_SETTINGS["upscale_delay_s"]
+    downscale_delay_s: Annotated[float, Field(ge=0)] = SERVE_SETTINGS["downscale_delay_s"]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) exceeds max_replicas ({self.max_replicas})"
+            )
+        return self
+
+
+class TargetsConfig(Frozen):
+    """What the autoscaling policy aims for; the Router's `user_config`, changed without restart."""
+
+    target_tokens_per_replica: PositiveFloat = 1_000_000
+    """Outstanding tokens for each replica, where its throughput is not known."""
+    target_images_per_replica: PositiveFloat = 1_000
+    target_delay_s: Annotated[float, Field(ge=0)] = Targets.delay_s
+    """How long clearing what waits may take; 0 counts outstanding work instead."""
+    scale_to_zero: bool = False
+
+
 class TowerConfig(Frozen):
     """Replicas of one tower. `enabled: false` leaves the tower out of the application."""
 
     enabled: bool = True
     num_replicas: PositiveInt = 1
+    scaling: ScalingConfig | None = None
+    """If set, the replicas follow the work between its bounds, and `num_replicas` is not used."""
     num_cpus: PositiveFloat = 1
     num_gpus: Annotated[float, Field(ge=0)] = 0
     max_ongoing_requests: PositiveInt = 512
@@ -122,6 +154,7 @@ class AppConfig(Frozen):
     vision: VisionTowerConfig = VisionTowerConfig()
     router: RouterConfig = RouterConfig()
     images: ImageConfig = ImageConfig()
+    targets: TargetsConfig = TargetsConfig()
     api_keys: tuple[SecretStr, ...] = ()
     """If not empty, requests must carry one of them as `Authorization: Bearer KEY`."""
 

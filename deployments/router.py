@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.admission import Budget
-from deployments.config import AppConfig
+from deployments.config import AppConfig, TargetsConfig
 from deployments.dispatch import fan_out, image_pieces, raise_first, text_pieces, together
 from deployments.images import ImageSources
 from deployments.model.architecture import QUERY_TASK, Architecture
@@ -69,6 +69,21 @@ class Router:
         self._tokenizer = TextTokenizer(folder, self.architecture.text)
         self._images = ImageSources(config.images)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="router")
+        self._targets = config.targets
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new autoscaling targets; called by Ray Serve, restarts nothing."""
+        self._targets = TargetsConfig.model_validate(user_config)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Report the work of this Router to the autoscaling policy."""
+        return {
+            "text_tokens_outstanding": float(self._tokens.outstanding),
+            "images_outstanding": float(self._pictures.outstanding),
+            "text_tokens_arrived_total": float(self._tokens.arrived_total),
+            "images_arrived_total": float(self._pictures.arrived_total),
+            **{name: float(value) for name, value in self._targets.model_dump().items()},
+        }
 
     async def embed(
         self,

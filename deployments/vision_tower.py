@@ -55,6 +55,13 @@ class VisionTower:
         """Answer once the model is loaded."""
         return True
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Report this replica's queue and pace to the autoscaling policy."""
+        return {
+            "queued_images": float(self._batcher.outstanding_cost),
+            "images_per_s": float(self._batcher.progress.per_s()),
+        }
+
     def check_health(self) -> None:
         """Raise when the device thread makes no progress, so that Serve replaces the replica."""
         self._batcher.check_health()

@@ -6,6 +6,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from deployments.autoscaling import SERVE_SETTINGS
 from deployments.config import AppConfig, TowerConfig
 from deployments.router import Router
 from deployments.text_tower import TextTower
@@ -32,7 +33,8 @@ def build_app(config: AppConfig) -> Application:
         towers["vision"] = deploy(VisionTower).bind(config)
     deploy = serve.deployment(
         name="Router",
-        num_replicas=config.router.num_replicas,
+        autoscaling_config=_scaling(config.router.num_replicas, config.router.num_replicas),
+        user_config=config.targets.model_dump(),
         max_ongoing_requests=config.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.router.num_cpus},
         logging_config={"enable_access_log": False},
@@ -46,11 +48,28 @@ def app_handle() -> DeploymentHandle[Any]:
 
 
 def _tower_options(config: TowerConfig) -> dict[str, Any]:
-    return {
-        "num_replicas": config.num_replicas,
+    options: dict[str, Any] = {
         "max_ongoing_requests": config.max_ongoing_requests,
         "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         "health_check_period_s": 5,
         "health_check_timeout_s": 10,
         "logging_config": {"enable_access_log": False},
+    }
+    if config.scaling is None:
+        return options | {"num_replicas": config.num_replicas}
+    bounds = config.scaling
+    scaling = _scaling(bounds.min_replicas, bounds.max_replicas) | {
+        "upscale_delay_s": bounds.upscale_delay_s,
+        "downscale_delay_s": bounds.downscale_delay_s,
+    }
+    return options | {"autoscaling_config": scaling}
+
+
+def _scaling(min_replicas: int, max_replicas: int) -> dict[str, Any]:
+    """Return bounds, and how often the metrics travel; equal bounds only report."""
+    return {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "metrics_interval_s": SERVE_SETTINGS["metrics_interval_s"],
+        "look_back_period_s": SERVE_SETTINGS["look_back_period_s"],
     }

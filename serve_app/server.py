@@ -81,7 +81,8 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
     import ray
     from ray import serve
 
-    from serve_app.app import APP_NAME, build_app
+    from serve_app.app import APP_NAME
+    from serve_app.launch import launch
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # A local cluster has as many CPUs as the replicas ask for: on a small machine they share.
@@ -91,7 +92,7 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
     )
     try:
         serve.start(http_options={"host": ingress.host, "port": ingress.port})
-        serve.run(build_app(config), name=APP_NAME, route_prefix="/")
+        launch(config)
         yield ingress.url
         serve.delete(APP_NAME)  # lets requests in flight finish
     finally:
@@ -101,7 +102,10 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
 def needed_cpus(config: AppConfig) -> int:
     """Return the CPUs that all replicas reserve, rounded up, and one for Ray Serve itself."""
     towers = [tower for tower in (config.text, config.vision) if tower.enabled]
-    reserved = sum(tower.num_replicas * tower.num_cpus for tower in towers)
+    reserved = sum(
+        (tower.scaling.max_replicas if tower.scaling else tower.num_replicas) * tower.num_cpus
+        for tower in towers
+    )
     return int(reserved + config.router.num_replicas * config.router.num_cpus) + 1
 
 

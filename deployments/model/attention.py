@@ -1,6 +1,7 @@
-"""Attention kernels behind one signature, and the one place that chooses among them.
+"""Attention behind one signature per tower, and the one place that chooses the kernel.
 
-Shapes: T tokens of all texts together, B pictures, S tokens of a picture, H heads, D head width.
+Shapes: T tokens of all texts together, N texts, B pictures, S tokens of a picture, H heads, D head
+width.
 """
 
 import logging
@@ -12,11 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deployments.model import kernels
 from deployments.model.errors import OptionError
 
 logger = logging.getLogger(__name__)
 
-KERNELS = ("sdpa",)
+NAMES = tuple(sorted({"sdpa", *kernels.PACKED, *kernels.DENSE}))
+
+# Batches with a longer text run on the kernel for long ones. On an H100, FlashAttention-4 is slower
+# than FlashAttention-2 at 32 tokens, faster at 3,448 and 8,192; the bound between is a guess.
+LONG_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -24,30 +30,29 @@ class Segments:
     """Where each text lies in a packed batch.
 
     Attributes:
-        lengths: tokens of each text, on the host.
         cu_seqlens: int32 [N + 1] on the device, running sum of the lengths from 0.
         max_length: the longest text in tokens.
+        lengths: tokens of each text on the host; empty where only the device knows them.
     """
 
-    lengths: tuple[int, ...]
     cu_seqlens: Tensor
     max_length: int
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PackedKernels:
+    """The kernels of the text tower: by name, for batches of short and of long texts."""
+
+    short: str
+    long: str
+
+    def __str__(self) -> str:
+        return self.short if self.short == self.long else f"{self.short}+{self.long}"
 
 
 PackedAttention = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
-
-
-def resolve(name: str, device: torch.device) -> str:
-    """Turn `"auto"` into the kernel to use on a device, and log the choice.
-
-    Raises:
-        OptionError: the name is unknown.
-    """
-    if name not in ("auto", *KERNELS):
-        raise OptionError(f"attention is {name!r}; choose 'auto' or one of {', '.join(KERNELS)}")
-    chosen = "sdpa" if name == "auto" else name
-    logger.info("attention on %s: %s", device, chosen)
-    return chosen
+DenseAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def packed_sdpa(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, segments: Segments) -> Tensor:
@@ -55,21 +60,149 @@ def packed_sdpa(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, segments: Segments)
 
     Neighbours of equal length run as one call, so packing sorted by length keeps calls few.
     """
-    out_THD = torch.empty_like(q_THD)
-    start = 0
-    for length, run in groupby(segments.lengths):
+    lengths = segments.lengths or tuple(segments.cu_seqlens.diff().tolist())
+    parts, start = [], 0
+    for length, run in groupby(lengths):
         count = len(list(run))
         rows = slice(start, start + count * length)
-        q, k, v = (
-            x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (q_THD, k_THD, v_THD)
-        )
-        attended = F.scaled_dot_product_attention(q, k, v)
-        out_THD[rows] = attended.transpose(1, 2).flatten(0, 1)
+        q, k, v = (x[rows].unflatten(0, (count, length)) for x in (q_THD, k_THD, v_THD))
+        parts.append(dense_sdpa(q, k, v).flatten(0, 1))
         start = rows.stop
-    return out_THD
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def dense_sdpa(q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
     """Attend within each picture; float [B, S, H, D] in and out."""
     q, k, v = (x.transpose(1, 2) for x in (q_BSHD, k_BSHD, v_BSHD))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+# The two operators hide the kernels from torch.compile: one compilation serves every kernel and
+# every choice between short and long texts.
+@torch.library.custom_op("jina_clip_serve::packed_attention", mutates_args=())
+def _packed(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, short: str, long: str
+) -> Tensor:
+    name = long if longest > LONG_TOKENS else short
+    if name == "sdpa":
+        return packed_sdpa(q, k, v, Segments(cu_seqlens, longest)).contiguous()
+    return kernels.PACKED[name](q, k, v, cu_seqlens, longest).contiguous()
+
+
+@_packed.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, short: str, long: str
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("jina_clip_serve::dense_attention", mutates_args=())
+def _dense(q: Tensor, k: Tensor, v: Tensor, name: str) -> Tensor:
+    kernel = dense_sdpa if name == "sdpa" else kernels.DENSE[name]
+    return kernel(q, k, v).contiguous()
+
+
+@_dense.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, name: str) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def packed_attention(choice: PackedKernels) -> PackedAttention:
+    """Return the chosen kernels as one function that torch.compile does not look into."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+        cu_seqlens, longest = segments.cu_seqlens, segments.max_length
+        out: Tensor = _packed(q, k, v, cu_seqlens, longest, choice.short, choice.long)
+        return out
+
+    return attend
+
+
+def dense_attention(name: str) -> DenseAttention:
+    """Return the kernel as a function that torch.compile does not look into."""
+    return lambda q, k, v: _dense(q, k, v, name)
+
+
+def resolve_packed(name: str, device: torch.device, dtype: torch.dtype) -> PackedKernels:
+    """Choose the text tower's kernels; `"auto"` takes the best that runs here, and logs it.
+
+    A name that only the other tower knows counts as `"auto"`.
+
+    Raises:
+        OptionError: the name is unknown, or its kernel does not run here.
+    """
+    _check_name(name)
+    chosen = PackedKernels("sdpa", "sdpa")
+    if name in kernels.PACKED:
+        _require(name, _packed_fault(name, device, dtype), device, dtype)
+        chosen = PackedKernels(name, name)
+    elif name != "sdpa" and device.type == "cuda":
+        usable = [x for x in kernels.PACKED if not _packed_fault(x, device, dtype)]
+        if usable:
+            chosen = PackedKernels(usable[0], usable[-1])
+    logger.info("text attention on %s: %s", device, chosen)
+    return chosen
+
+
+def resolve_dense(
+    name: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> str:
+    """Choose the vision tower's kernel; `"auto"` measures those that run here at [B, S, H, D].
+
+    A name that only the other tower knows counts as `"auto"`.
+
+    Raises:
+        OptionError: the name is unknown, or its kernel does not run here.
+    """
+    _check_name(name)
+    chosen = "sdpa"
+    if name in kernels.DENSE:
+        _require(name, _dense_fault(name, device, dtype), device, dtype)
+        chosen = name
+    elif name != "sdpa" and device.type == "cuda":
+        q = torch.randn(shape, device=device, dtype=dtype)
+        usable = [x for x in kernels.DENSE if not _dense_fault(x, device, dtype)]
+        times_ms = {
+            x: kernels.milliseconds(lambda x=x: _dense(q, q, q, x)) for x in ("sdpa", *usable)
+        }
+        chosen = min(times_ms, key=times_ms.__getitem__)
+        logger.info("vision attention, milliseconds at %s: %s", shape, times_ms)
+    logger.info("vision attention on %s: %s", device, chosen)
+    return chosen
+
+
+def _check_name(name: str) -> None:
+    if name not in ("auto", *NAMES):
+        raise OptionError(f"attention is {name!r}; choose 'auto' or one of {', '.join(NAMES)}")
+
+
+def _require(name: str, fault: str, device: torch.device, dtype: torch.dtype) -> None:
+    if fault:
+        raise OptionError(f"attention {name!r} does not run on {device} in {dtype}: {fault}")
+
+
+def _packed_fault(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return why a kernel cannot be used here, or nothing: it is tried on two small texts."""
+    segments = Segments(torch.tensor([0, 48, 64], dtype=torch.int32, device=device), 48)
+    wanted = PackedKernels(name, name)
+    return _fault((64, 2, 64), device, dtype, packed_sdpa, packed_attention(wanted), segments)
+
+
+def _dense_fault(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    return _fault((1, 80, 2, 64), device, dtype, dense_sdpa, dense_attention(name))
+
+
+def _fault(
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    exact: Callable[..., Tensor],
+    kernel: Callable[..., Tensor],
+    *segments: Segments,
+) -> str:
+    q, k, v = torch.randn((3, *shape), device=device, dtype=dtype)
+    try:
+        gap = (kernel(q, k, v, *segments) - exact(q, k, v, *segments)).abs().max().item()
+    except Exception as error:  # noqa: BLE001 - libraries and drivers fail in their own ways
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return "" if gap < 0.05 else f"it differs from SDPA by {gap:.3g}"

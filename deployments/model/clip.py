@@ -1,49 +1,68 @@
 """ClipModel: loads a checkpoint and turns texts and pictures into vectors of one space."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from deployments.model import compilation, decode, loading
 from deployments.model.architecture import Architecture
-from deployments.model.attention import resolve
 from deployments.model.checkpoint import Checkpoint
+from deployments.model.decode import Decoded, Decoder
 from deployments.model.errors import ImageError, OptionError
-from deployments.model.image import Pixels, open_image, to_pixels
+from deployments.model.image import MAX_PIXELS, Pixels
 from deployments.model.output import Rows, check_dimensions, finish
-from deployments.model.text import TextTower, pack
+from deployments.model.runners import Pending, Runner, TokenIds, text_batches
 from deployments.model.tokenizer import TextTokenizer
-from deployments.model.vision import VisionTower
+from deployments.model.warmup import WarmUp, warm_text, warm_vision
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+logger = logging.getLogger(__name__)
+
 MAX_BATCH_TOKENS = 16384
+MAX_BATCH_SEQUENCES = 512
+MAX_BATCH_IMAGES = 32
 
 TowerName = Literal["text", "vision"]
 Implementation = Literal["native", "reference"]
-TokenIds = NDArray[np.int32]
 TextForward = Callable[[Sequence[TokenIds]], Rows]
 ImageForward = Callable[[Pixels], Rows]
 
 
 class ClipModel:
-    """One checkpoint on one device; call it from one thread at a time."""
+    """One checkpoint on one device; call it from one thread at a time.
+
+    Attributes:
+        architecture: the sizes of the checkpoint.
+        logit_scale: the trained log temperature.
+        choices: what was chosen where an option said `"auto"`, by option.
+    """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        text: TextForward | None,
-        vision: ImageForward | None,
+        device: torch.device,
+        text: Runner[Sequence[TokenIds]] | None,
+        vision: Runner[Pixels | Tensor] | None,
+        choices: dict[str, str],
     ) -> None:
         self.architecture: Architecture = checkpoint.architecture
         self.logit_scale = checkpoint.logit_scale()
         self.tokenizer = TextTokenizer(checkpoint.folder, checkpoint.architecture.text)
+        runners = {"text_attention": text, "vision_attention": vision}
+        self.choices = choices | {name: x.attention for name, x in runners.items() if x}
+        self._device = device
         self._text = text
         self._vision = vision
+        size, mode = self.architecture.vision.image_size, choices["image_decode"]
+        self._decoder = Decoder(size, device, mode)
 
     @classmethod
     def load(
@@ -55,6 +74,8 @@ class ClipModel:
         attention: str = "auto",
         implementation: Implementation = "native",
         towers: Sequence[TowerName] = ("text", "vision"),
+        compile: str = "auto",
+        image_decode: str = "auto",
     ) -> Self:
         """Load a checkpoint.
 
@@ -66,28 +87,30 @@ class ClipModel:
             attention: `"auto"` or a kernel of `deployments.model.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.
+            compile: `"on"`, `"off"`, or `"auto"` (on CUDA); compiles at the first batches.
+            image_decode: `"exact"`, `"gpu"` (JPEGs on the device), or `"auto"`.
 
         Raises:
             CheckpointError: the source is missing, incomplete or not of this family.
-            OptionError: an unknown device, dtype, attention, implementation or tower.
+            OptionError: an unknown or unavailable value of any other option.
         """
-        where = _device(device)
-        kind = _dtype(dtype, where)
-        if implementation not in ("native", "reference"):
-            raise OptionError(f"implementation is {implementation!r}, not 'native' or 'reference'")
+        place = loading.place(device, dtype)
+        native = implementation == "native"
+        compiles = compilation.resolve(compile, place.device) and native
+        choices = {
+            "implementation": implementation,
+            "device": str(place.device),
+            "dtype": str(place.dtype).removeprefix("torch."),
+            "compile": "on" if compiles else "off",
+            "image_decode": decode.resolve(image_decode, place.device) if native else "exact",
+        }
+        load_text, load_vision = loading.loaders(implementation, attention, compiles)
         if not towers or not set(towers) <= {"text", "vision"}:
             raise OptionError(f"towers is {towers!r}; name 'text', 'vision' or both")
         checkpoint = Checkpoint.open(str(source), revision)
-        if implementation == "reference":
-            from deployments.model import reference
-
-            text = reference.load_text(checkpoint, where, kind) if "text" in towers else None
-            vision = reference.load_vision(checkpoint, where, kind) if "vision" in towers else None
-        else:
-            resolve(attention, where)
-            text = load_text(checkpoint, where, kind) if "text" in towers else None
-            vision = load_vision(checkpoint, where, kind) if "vision" in towers else None
-        return cls(checkpoint, text, vision)
+        text = load_text(checkpoint, place) if "text" in towers else None
+        vision = load_vision(checkpoint, place) if "vision" in towers else None
+        return cls(checkpoint, place.device, text, vision, choices)
 
     @property
     def width(self) -> int:
@@ -125,7 +148,7 @@ class ClipModel:
         check_dimensions(dimensions, self.width)
         token_ids = self.tokenizer.encode(texts, task, max_length, truncate)
         rows = np.empty((len(token_ids), self.width), dtype=np.float32)
-        for batch in _text_batches(token_ids, batch_size):
+        for batch in text_batches(token_ids, batch_size, MAX_BATCH_TOKENS):
             rows[batch] = self.embed_tokens([token_ids[i] for i in batch])
         return finish(rows, dimensions, normalized)
 
@@ -153,113 +176,74 @@ class ClipModel:
             raise TypeError("images must be a list of images, not one image: write [image]")
         check_dimensions(dimensions, self.width)
         rows = np.empty((len(images), self.width), dtype=np.float32)
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            pixels = [self._pixels(start + i, image) for i, image in enumerate(images[batch])]
-            rows[batch] = self.embed_pixels(np.stack(pixels))
+        batches = [slice(x, x + batch_size) for x in range(0, len(images), batch_size)]
+        # The next batch is decoded while the device works on this one.
+        with ThreadPoolExecutor(1, "decode-ahead") as ahead:
+            decoded = [ahead.submit(self.decode_images, images[batch]) for batch in batches[:1]]
+            for batch, following in zip_longest(batches, batches[1:]):
+                ready = decoded.pop().result()
+                if following:
+                    decoded.append(ahead.submit(self.decode_images, images[following]))
+                for index, error in ready.failures.items():
+                    raise ImageError(f"image {batch.start + index}: {error}") from error
+                rows[batch] = self.embed_pixels(ready.pixels)
         return finish(rows, dimensions, normalized)
 
     def embed_tokens(self, token_ids: Sequence[TokenIds]) -> Rows:
         """Run one batch of int32 token ids; un-normalised float32 [n, width] in their order."""
+        return self.launch_tokens(token_ids).rows()
+
+    def embed_pixels(self, pixels: Pixels | Tensor) -> Rows:
+        """Run one batch of uint8 [n, size, size, 3]; un-normalised float32 [n, width]."""
+        return self.launch_pixels(pixels).rows()
+
+    def embed_images(self, images: Sequence[bytes]) -> tuple[Rows, dict[int, ImageError]]:
+        """Decode and run one batch; un-normalised float32 [n, width], and the broken pictures.
+
+        The row of a broken picture is zero.
+        """
+        decoded = self.decode_images(images)
+        rows = np.zeros((len(images), self.width), dtype=np.float32)
+        if decoded.kept:
+            rows[decoded.kept] = self.embed_pixels(decoded.pixels)
+        return rows, decoded.failures
+
+    def launch_tokens(self, token_ids: Sequence[TokenIds]) -> Pending:
+        """Queue what `embed_tokens` runs; a GPU works on it while the caller goes on."""
         if self._text is None:
             raise OptionError("the text tower is not loaded; load with towers=('text', ...)")
-        return self._text(token_ids)
+        return self._text.launch(token_ids)
 
-    def embed_pixels(self, pixels: Pixels) -> Rows:
-        """Run one batch of uint8 [n, size, size, 3]; un-normalised float32 [n, width]."""
+    def launch_pixels(self, pixels: Pixels | Tensor) -> Pending:
+        """Queue what `embed_pixels` runs; a GPU works on it while the caller goes on."""
         if self._vision is None:
             raise OptionError("the vision tower is not loaded; load with towers=('vision', ...)")
-        return self._vision(pixels)
+        return self._vision.launch(pixels)
 
-    def _pixels(self, index: int, image: Image.Image | bytes) -> Pixels:
-        try:
-            opened = image if isinstance(image, Image.Image) else open_image(image)
-            return to_pixels(opened, self.architecture.vision.image_size)
-        except ImageError as error:
-            raise ImageError(f"image {index}: {error}") from error
+    def decode_images(
+        self, images: Sequence[Image.Image | bytes], max_pixels: int = MAX_PIXELS
+    ) -> Decoded:
+        """Decode a batch for `embed_pixels`; any number of threads may do so at a time."""
+        return self._decoder.decode(images, max_pixels)
 
+    def warm_up(
+        self,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        max_batch_sequences: int = MAX_BATCH_SEQUENCES,
+        max_batch_images: int = MAX_BATCH_IMAGES,
+    ) -> WarmUp:
+        """Make every batch within the budget as fast as the ones after it; logs the memory taken.
 
-def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> TextForward:
-    """Build the native text tower from a checkpoint."""
-    with torch.device("meta"):
-        tower = TextTower(checkpoint.architecture.text)
-    _fill(tower, tower.published_tensors, checkpoint.text_weights(), device, dtype)
-    pad = checkpoint.architecture.text.pad_token_id
+        Call it from the thread that will call the model.
 
-    @torch.inference_mode()
-    def forward(token_ids: Sequence[TokenIds]) -> Rows:
-        packed = pack(token_ids, pad, device)
-        rows = np.empty((len(token_ids), checkpoint.architecture.width), dtype=np.float32)
-        rows[packed.order] = tower(packed).cpu().numpy()
-        return rows
-
-    return forward
-
-
-def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> ImageForward:
-    """Build the native vision tower from a checkpoint."""
-    with torch.device("meta"):
-        tower = VisionTower(checkpoint.architecture.vision)
-    _fill(tower, tower.published_tensors, checkpoint.vision_weights(), device, dtype)
-
-    @torch.inference_mode()
-    def forward(pixels: Pixels) -> Rows:
-        rows: Rows = tower(torch.from_numpy(pixels).to(device)).cpu().numpy()
-        return rows
-
-    return forward
-
-
-def _fill(
-    tower: nn.Module,
-    targets: Callable[[], dict[str, Tensor]],
-    weights: Iterator[tuple[str, Tensor]],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
-    """Give a tower built on the meta device its memory and copy every published tensor into it."""
-    tower.to(dtype).to_empty(device=device)
-    tower.requires_grad_(False).eval()
-    for name, parameter in tower.named_parameters():
-        if name.endswith("bias"):
-            parameter.zero_()  # the k part of a fused bias has no published tensor
-    views = targets()
-    for name, tensor in weights:
-        views.pop(name).copy_(tensor)
-    if views:
-        raise AssertionError(f"tensors without a published source: {sorted(views)}")
-
-
-def _text_batches(token_ids: Sequence[TokenIds], batch_size: int) -> Iterator[list[int]]:
-    """Yield indices, longest texts first, within the sequence and token budgets."""
-    batch: list[int] = []
-    tokens = 0
-    for index in sorted(range(len(token_ids)), key=lambda i: -len(token_ids[i])):
-        length = len(token_ids[index])
-        if batch and (len(batch) == batch_size or tokens + length > MAX_BATCH_TOKENS):
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += length
-    if batch:
-        yield batch
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise OptionError(f"device is {name!r}; choose 'auto', 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device is {name!r}, but torch sees no GPU here")
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise OptionError(f"dtype is {name!r}; choose 'auto' or one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+        Raises:
+            OptionError: a budget does not fit on the device; names the largest that does.
+        """
+        start_s = time.perf_counter()
+        text, vision, arch, device = self._text, self._vision, self.architecture, self._device
+        budget = max_batch_tokens, max_batch_sequences
+        text_bytes = warm_text(text, arch.text, device, *budget) if text else 0
+        images_bytes = warm_vision(vision, arch.vision, device, max_batch_images) if vision else 0
+        report = WarmUp(time.perf_counter() - start_s, text_bytes, images_bytes)
+        logger.info("warmed up: %s, %s", self.choices, report)
+        return report

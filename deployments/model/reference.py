@@ -57,6 +57,9 @@ def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
         num_attention_heads=arch.num_attention_heads,
         intermediate_size=arch.intermediate_size,
         max_position_embeddings=arch.max_position_embeddings,
+        layer_norm_eps=arch.layer_norm_eps,
+        type_vocab_size=arch.type_vocab_size,
+        pad_token_id=arch.pad_token_id,
         rope_parameters={"rope_type": "default", "rope_theta": arch.rotary_emb_base},
     )
     config._attn_implementation = "sdpa"
@@ -75,9 +78,7 @@ def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     return forward
 
 
-def load_vision(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
-) -> "ImageForward":
+def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> "ImageForward":
     """Build timm's Eva as EVA02-L/14 of EVA-CLIP without a head.
 
     Raises:

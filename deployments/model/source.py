@@ -56,6 +56,7 @@ def find(source: str, revision: str | None = None, files: tuple[str, ...] = FILE
 
 def _download_hub(repo_id: str, revision: str | None, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     logger.info("loading %s at %s from the hub", repo_id, revision or "its main branch")
@@ -63,7 +64,7 @@ def _download_hub(repo_id: str, revision: str | None, files: tuple[str, ...]) ->
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        offline = " (HF_HUB_OFFLINE is set)" if HF_HUB_OFFLINE else ""
         raise CheckpointError(
             f"cannot get {repo_id!r} at {revision or 'main'} from the hub{offline}: {reason}; "
             "download it elsewhere and pass the folder as source"
@@ -71,7 +72,7 @@ def _download_hub(repo_id: str, revision: str | None, files: tuple[str, ...]) ->
 
 
 def _download_s3(url: str, files: tuple[str, ...]) -> Path:
-    """Copy the checkpoint's files to the cache, keeping those whose size and ETag are unchanged."""
+    """Copy the checkpoint's files to the cache, keeping those whose ETag is unchanged."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -4,8 +4,9 @@ Texts run packed one after the other, without padding. Module names are those of
 once the adapter is merged. Shapes: T tokens of all texts, N texts, C hidden, H heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from deployments.model.architecture import TextArchitecture
 from deployments.model.attention import PackedAttention, Segments, packed_sdpa
+from deployments.model.compilation import compiled
+from deployments.model.graphs import Bucket
 
 
 @dataclass(frozen=True)
@@ -22,19 +25,34 @@ class PackedTexts:
     """Texts one after the other, longest first.
 
     Attributes:
-        token_ids: int64 [T].
-        positions: int64 [T], place of each token in its own text.
+        buffer: int32 [N + 1 + 2T], the memory of cu_seqlens, token_ids and positions, in this
+            order, so that one copy moves a batch.
+        token_ids: int32 [T].
+        positions: int32 [T], place of each token in its own text.
         segments: where each text lies.
         order: input index of each packed text.
     """
 
+    buffer: Tensor
     token_ids: Tensor
     positions: Tensor
     segments: Segments
     order: NDArray[np.intp]
 
+    def to(self, device: torch.device) -> "PackedTexts":
+        """Return the batch on a device; the copy to a GPU is queued, not awaited."""
+        if device.type == "cpu":
+            return self
+        buffer = self.buffer.pin_memory().to(device, non_blocking=True)
+        return _views(buffer, len(self.segments.cu_seqlens), self.segments, self.order)
 
-def pack(texts: Sequence[NDArray[np.int32]], pad_token_id: int, device: torch.device) -> PackedTexts:
+
+def pack(
+    texts: Sequence[NDArray[np.int32]],
+    pad_token_id: int,
+    device: torch.device,
+    shape: Bucket | None = None,
+) -> PackedTexts:
     """Pack texts for one forward; pads are left out, but the others keep their positions.
 
     A pad inside a text (a literal `<pad>`) is neither attended to nor pooled in the published
@@ -44,38 +62,46 @@ def pack(texts: Sequence[NDArray[np.int32]], pad_token_id: int, device: torch.de
         texts: int32 token ids, specials included, at least one that is not a pad in each.
         pad_token_id: the id to leave out.
         device: where the tensors go.
+        shape: fill the batch up to this shape with further texts, made of pads.
     """
     kept = [np.flatnonzero(ids != pad_token_id) for ids in texts]
     lengths = np.array([len(places) for places in kept])
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
-    bounds = np.concatenate(([0], np.cumsum(lengths)))
-    token_ids = np.concatenate([texts[i][kept[i]] for i in order]).astype(np.int64)
-    positions = np.concatenate([kept[i] for i in order])
-    return PackedTexts(
-        token_ids=torch.from_numpy(token_ids).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        segments=Segments(
-            lengths=tuple(lengths.tolist()),
-            cu_seqlens=torch.from_numpy(bounds.astype(np.int32)).to(device),
-            max_length=int(lengths[0]),
-        ),
-        order=order,
-    )
+    longest, bounds = int(lengths[0]), np.concatenate(([0], np.cumsum(lengths)))
+    if shape:
+        longest, bounds = shape.longest, shape.fill(bounds)
+    total, padded = int(lengths.sum()), int(bounds[-1])
+    token_ids = np.full(padded, pad_token_id, dtype=np.int32)
+    positions = np.zeros(padded, dtype=np.int32)
+    np.concatenate([texts[i][kept[i]] for i in order], out=token_ids[:total])
+    np.concatenate([kept[i] for i in order], out=positions[:total], casting="same_kind")
+    parts = (bounds.astype(np.int32), token_ids, positions)
+    buffer = torch.from_numpy(np.concatenate(parts))
+    segments = Segments(buffer, longest, tuple(np.diff(bounds).tolist()))
+    return _views(buffer, len(bounds), segments, order).to(device)
 
 
-def rotary_tables(
-    positions: Tensor, head_dim: int, base: float
-) -> tuple[Tensor, Tensor]:
+def _views(
+    buffer: Tensor, num_bounds: int, segments: Segments, order: NDArray[np.intp]
+) -> PackedTexts:
+    """Cut a buffer into its three parts."""
+    tokens = (len(buffer) - num_bounds) // 2
+    cu_seqlens, token_ids, positions = buffer.split((num_bounds, tokens, tokens))
+    segments = Segments(cu_seqlens, segments.max_length, segments.lengths)
+    return PackedTexts(buffer, token_ids, positions, segments, order)
+
+
+def rotary_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """Return float32 cosines and sines [T, 1, D/2] of angle position * base^(-2i/D) (RoFormer)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     inverse_frequencies = 1.0 / base ** (exponents / head_dim)
-    angles = positions.to(torch.float32)[:, None, None] * inverse_frequencies
+    angles = (positions.float()[:, None] * inverse_frequencies)[:, None]
     return angles.cos(), angles.sin()
 
 
 def rotate_halves(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first half of each head against the second, in float32, back in x's dtype."""
+    """Rotate the two halves of each head, in float32, back in x's dtype."""
     first, second = x_THD.float().chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x_THD.dtype)
@@ -157,23 +183,46 @@ class TextTower(nn.Module):
         self.emb_ln = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
         layers = nn.ModuleList(Layer(arch) for _ in range(arch.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layers": layers})
+        self._run_layer: Callable[..., Tensor] = Layer.forward
+        self._tables: tuple[Tensor, Tensor] | None = None
 
     def published_tensors(self) -> dict[str, Tensor]:
         """Return where each published tensor goes, by its name without the prefix."""
         return dict(self.named_parameters())
 
+    def compile_blocks(self) -> None:
+        """Compile at the next forward: once for all layers and every batch."""
+        self._run_layer = compiled(Layer.forward)
+
     def forward(self, packed: PackedTexts) -> Tensor:
         """Return float32 [N, C], un-normalised, in packed order."""
-        arch, segments = self.arch, packed.segments
-        rotary = rotary_tables(packed.positions, arch.head_dim, arch.rotary_emb_base)
+        # The layers see no lengths on the host: they would be a new compilation for each batch.
+        segments = packed.segments
+        if self._run_layer is not Layer.forward:
+            segments = Segments(segments.cu_seqlens, segments.max_length)
+        cos, sin = self._rotary_tables(packed.positions.device)
+        rotary = cos[packed.positions], sin[packed.positions]
         x_TC = self.embeddings["word_embeddings"](packed.token_ids)
         # Every token has type 0.
-        x_TC = self.emb_ln(x_TC + self.embeddings["token_type_embeddings"].weight[0])
-        for layer in self.encoder["layers"]:
-            x_TC = layer(x_TC, rotary, segments, self.attention)
-        return mean_pool(x_TC, segments)
+        x_TC = self.emb_ln(x_TC + self.embeddings.get_parameter("token_type_embeddings.weight")[0])
+        for layer in cast("Iterable[Layer]", self.encoder["layers"]):
+            x_TC = self._run_layer(layer, x_TC, rotary, segments, self.attention)
+        return mean_pool(x_TC, packed.segments)
+
+    def _rotary_tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the tables of every position, made once."""
+        if self._tables is None:
+            positions = torch.arange(self.arch.max_tokens, device=device)
+            self._tables = rotary_tables(positions, self.arch.head_dim, self.arch.rotary_emb_base)
+        return self._tables
 
 
 def mean_pool(x_TC: Tensor, segments: Segments) -> Tensor:
-    """Average the tokens of each text, `<s>` and `</s>` included; float32 [N, C]."""
-    return torch.segment_reduce(x_TC.float(), "mean", offsets=segments.cu_seqlens.long())
+    """Average the tokens of each text, `<s>` and `</s>` included; float32 [N, C].
+
+    An embedding bag over the tokens' own places is one pass over them on every device.
+    """
+    places = torch.arange(len(x_TC), dtype=torch.int32, device=x_TC.device)
+    return F.embedding_bag(
+        places, x_TC.float(), segments.cu_seqlens, mode="mean", include_last_offset=True
+    )

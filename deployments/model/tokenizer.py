@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from deployments.model.architecture import QUERY_TASK, TextArchitecture
-from deployments.model.errors import CheckpointError, OptionError, TextTooLongError
+from deployments.model.errors import CheckpointError, InputError, OptionError, TextTooLongError
 
 TASKS = (None, QUERY_TASK)
 
@@ -40,9 +40,10 @@ class TextTokenizer:
         size = self._tokenizer.get_vocab_size()
         if size > arch.vocab_size:
             raise CheckpointError(f"{path} has {size} tokens, the model {arch.vocab_size}")
-        self._end = self._tokenizer.token_to_id("</s>")
-        if self._tokenizer.token_to_id("<pad>") != arch.pad_token_id or self._end is None:
+        end = self._tokenizer.token_to_id("</s>")
+        if self._tokenizer.token_to_id("<pad>") != arch.pad_token_id or end is None:
             raise CheckpointError(f"{path} lacks </s>, or its <pad> is not {arch.pad_token_id}")
+        self._end: int = end
 
     def encode(
         self,
@@ -61,12 +62,14 @@ class TextTokenizer:
 
         Raises:
             OptionError: unknown task, or max_length out of range.
-            TextTooLongError: a text exceeds the limit and `truncate` is false.
+            TextTooLongError: a text exceeds the limit and `truncate` is false, or is longer than
+                any text within the limit could be.
+            InputError: a text is not valid Unicode.
         """
         rows: list[TokenIds] = []
         for index, ids in enumerate(self.encode_each(texts, task, max_length, truncate)):
-            if isinstance(ids, TextTooLongError):
-                raise TextTooLongError(f"text {index}: {ids}")
+            if isinstance(ids, InputError):
+                raise type(ids)(f"text {index}: {ids}")
             rows.append(ids)
         return rows
 
@@ -76,25 +79,31 @@ class TextTokenizer:
         task: str | None = None,
         max_length: int | None = None,
         truncate: bool = False,
-    ) -> list[TokenIds | TextTooLongError]:
-        """Do as `encode`, but give a text that is too long its error in place of its ids."""
+    ) -> list[TokenIds | InputError]:
+        """Do as `encode`, but give a text that is refused its error in place of its ids."""
         prefix, limit = self._prefix(task), self._limit(max_length)
-        # A text over the character limit is not tokenised; an empty one stands in for it.
-        short = [text if len(text) <= self.max_characters else "" for text in texts]
-        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in short])
+        faults = [self._fault(text) for text in texts]
+        # A text that is refused is not tokenised; an empty one stands in for it.
+        good = ["" if fault else text for text, fault in zip(texts, faults, strict=True)]
+        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in good])
         return [
-            self._row(text, encoding.ids, limit, truncate)
-            for text, encoding in zip(texts, encodings, strict=True)
+            fault or self._row(encoding.ids, limit, truncate)
+            for fault, encoding in zip(faults, encodings, strict=True)
         ]
 
-    def _row(
-        self, text: str, ids: list[int], limit: int, truncate: bool
-    ) -> TokenIds | TextTooLongError:
+    def _fault(self, text: str) -> InputError | None:
         if len(text) > self.max_characters:
             return TextTooLongError(
-                f"the text has {len(text):,} characters, the limit is {self.max_characters:,}; "
-                "split it"
+                f"the text has {len(text):,} characters, the limit is {self.max_characters:,}, "
+                "with truncation too; split it"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return InputError(f"the text is not valid Unicode: {error.reason} at {error.start}")
+        return None
+
+    def _row(self, ids: list[int], limit: int, truncate: bool) -> TokenIds | InputError:
         if len(ids) > limit:
             if not truncate:
                 return TextTooLongError(

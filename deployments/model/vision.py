@@ -4,12 +4,19 @@ Projections that the checkpoint stores apart (q, k, v; the two halves of the Swi
 here. Shapes: B pictures, S tokens (CLS and patches), C width, H heads, D head width.
 """
 
+from collections.abc import Callable, Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deployments.model.architecture import VisionArchitecture
-from deployments.model.attention import dense_sdpa
+from deployments.model.attention import DenseAttention, dense_sdpa
+from deployments.model.compilation import compiled
+
+# cuBLAS falls to a third of its speed on a width that is no multiple of 8; of 256, it is best.
+CUDA_MLP_MULTIPLE = 256
 
 
 def rotary_tables(arch: VisionArchitecture, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -47,10 +54,12 @@ class Attention(nn.Module):
         self.inner_attn_ln = nn.LayerNorm(arch.width, arch.layer_norm_eps)
         self.proj = nn.Linear(arch.width, arch.width)
 
-    def forward(self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor], attention: DenseAttention
+    ) -> Tensor:
         """Attend within each picture; [B, S, C] in and out."""
         q, k, v = self.qkv(x_BSC).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        attended = dense_sdpa(rotate_pairs(q, *rotary), rotate_pairs(k, *rotary), v)
+        attended = attention(rotate_pairs(q, *rotary), rotate_pairs(k, *rotary), v)
         out: Tensor = self.proj(self.inner_attn_ln(attended.flatten(2)))
         return out
 
@@ -62,14 +71,36 @@ class Attention(nn.Module):
         return parts | {"q_bias": q_bias, "v_bias": v_bias}
 
 
-class SwiGlu(nn.Module):
-    """`w3(ffn_ln(silu(w1 x) * w2 x))`, with w1 and w2 in one matrix."""
+class PaddedLayerNorm(nn.LayerNorm):
+    """A LayerNorm whose input is zero from `width` on; its statistics are those of the rest."""
 
-    def __init__(self, arch: VisionArchitecture) -> None:
+    def __init__(self, width: int, padded: int, eps: float) -> None:
+        super().__init__(padded, eps)
+        self.width = width
+        self.padding = padded - width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension; the padding gets what its weight and bias, zeros, say."""
+        if not self.padding:
+            return super().forward(x)
+        exact = x.float()
+        mean = exact.sum(-1, keepdim=True) / self.width
+        # Each zero of the padding adds mean^2 to the sum of squares around the mean.
+        squares = (exact - mean).square().sum(-1, keepdim=True) - self.padding * mean.square()
+        normal = (exact - mean) * (squares / self.width + self.eps).rsqrt()
+        return (normal * self.weight + self.bias).to(x.dtype)
+
+
+class SwiGlu(nn.Module):
+    """`w3(ffn_ln(silu(w1 x) * w2 x))`, with w1 and w2 in one matrix, zero-padded to a multiple."""
+
+    def __init__(self, arch: VisionArchitecture, multiple: int = 1) -> None:
         super().__init__()
-        self.w12 = nn.Linear(arch.width, 2 * arch.mlp_width)
-        self.ffn_ln = nn.LayerNorm(arch.mlp_width, arch.layer_norm_eps)
-        self.w3 = nn.Linear(arch.mlp_width, arch.width)
+        self.width = arch.mlp_width
+        padded = -(-arch.mlp_width // multiple) * multiple
+        self.w12 = nn.Linear(arch.width, 2 * padded)
+        self.ffn_ln = PaddedLayerNorm(arch.mlp_width, padded, arch.layer_norm_eps)
+        self.w3 = nn.Linear(padded, arch.width)
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         """Transform each token; [B, S, C] in and out."""
@@ -78,68 +109,99 @@ class SwiGlu(nn.Module):
         return out
 
     def published_tensors(self) -> dict[str, Tensor]:
-        """Return the fused projection's parts by their published names."""
-        parts = {}
+        """Return the parts that hold published values, by their published names."""
+        parts = {"w3.weight": self.w3.weight[:, : self.width], "w3.bias": self.w3.bias}
         for part in ("weight", "bias"):
-            parts[f"w1.{part}"], parts[f"w2.{part}"] = getattr(self.w12, part).chunk(2)
+            gate, up = getattr(self.w12, part).chunk(2)
+            parts[f"w1.{part}"], parts[f"w2.{part}"] = gate[: self.width], up[: self.width]
+            parts[f"ffn_ln.{part}"] = getattr(self.ffn_ln, part)[: self.width]
         return parts
 
 
 class Block(nn.Module):
     """One pre-norm block."""
 
-    def __init__(self, arch: VisionArchitecture) -> None:
+    def __init__(self, arch: VisionArchitecture, mlp_multiple: int = 1) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(arch.width, arch.layer_norm_eps)
         self.attn = Attention(arch)
         self.norm2 = nn.LayerNorm(arch.width, arch.layer_norm_eps)
-        self.mlp = SwiGlu(arch)
+        self.mlp = SwiGlu(arch, mlp_multiple)
 
-    def forward(self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor], attention: DenseAttention
+    ) -> Tensor:
         """Return [B, S, C] for [B, S, C]."""
-        x_BSC = x_BSC + self.attn(self.norm1(x_BSC), rotary)
+        x_BSC = x_BSC + self.attn(self.norm1(x_BSC), rotary, attention)
         out: Tensor = x_BSC + self.mlp(self.norm2(x_BSC))
         return out
 
 
 class VisionTower(nn.Module):
-    """Pixels to one vector per picture."""
+    """Pixels to one vector per picture; `mlp_multiple` pads the SwiGLU without changing it."""
 
-    def __init__(self, arch: VisionArchitecture) -> None:
+    def __init__(
+        self,
+        arch: VisionArchitecture,
+        attention: DenseAttention = dense_sdpa,
+        mlp_multiple: int = 1,
+    ) -> None:
         super().__init__()
         self.arch = arch
+        self.attention = attention
         size = arch.patch_size
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, arch.width, size, stride=size)})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, arch.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, arch.num_tokens, arch.width))
-        self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.layers))
+        self.blocks = nn.ModuleList(Block(arch, mlp_multiple) for _ in range(arch.layers))
         self.norm = nn.LayerNorm(arch.width, arch.layer_norm_eps)
-        self._tables: tuple[Tensor, Tensor] | None = None
+        self._run_block: Callable[..., Tensor] = Block.forward
+        self._run_embed: Callable[..., Tensor] = VisionTower.embed
+        self._constants: tuple[Tensor, ...] = ()
 
     def published_tensors(self) -> dict[str, Tensor]:
         """Return where each published tensor goes, by its name without the prefix."""
-        names = dict(self.named_parameters())
-        for index, block in enumerate(self.blocks):
+        names: dict[str, Tensor] = dict(self.named_parameters())
+        for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
             for place, module in (("attn", block.attn), ("mlp", block.mlp)):
                 parts = module.published_tensors()
                 names |= {f"blocks.{index}.{place}.{part}": view for part, view in parts.items()}
-        return {name: view for name, view in names.items() if ".qkv." not in name and ".w12." not in name}
+        return {
+            name: view
+            for name, view in names.items()
+            if ".qkv." not in name and ".w12." not in name
+        }
+
+    def compile_blocks(self) -> None:
+        """Compile at the next forward: one compilation for all blocks."""
+        self._run_block, self._run_embed = compiled(Block.forward), compiled(VisionTower.embed)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 [B, C], un-normalised, for uint8 pixels [B, size, size, 3]."""
-        if self._tables is None:
-            self._tables = rotary_tables(self.arch, pixels.device)
-        x_BSC = self._embed(pixels)
+        if not self._constants:
+            mean, std = (torch.tensor(x).to(pixels.device) for x in (self.arch.mean, self.arch.std))
+            self._constants = (mean, std, *rotary_tables(self.arch, pixels.device))
+        mean, std, *rotary = self._constants
+        x_BSC = self._run_embed(self, pixels, mean, std)
         for block in self.blocks:
-            x_BSC = block(x_BSC, self._tables)
+            x_BSC = self._run_block(block, x_BSC, tuple(rotary), self.attention)
         out: Tensor = self.norm(x_BSC[:, 0])
         return out.float()
 
-    def _embed(self, pixels: Tensor) -> Tensor:
-        """Scale and standardise the pixels, cut them into patches, add CLS and positions."""
-        mean, std = (pixels.new_tensor(x, dtype=torch.float32) for x in (self.arch.mean, self.arch.std))
-        standard = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-        proj = self.patch_embed["proj"]
-        patches = proj(standard.to(proj.weight.dtype)).flatten(2).transpose(1, 2)
+    def embed(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Standardise the pixels, cut them into patches, add CLS and positions; [B, S, C].
+
+        A convolution with a stride of its own size is a matrix product over patches. Its inner
+        dimension, 3 * 14 * 14, is zero-padded to a multiple of 8 for the tensor cores.
+        """
+        grid = self.arch.grid
+        weight, bias = (self.get_parameter(f"patch_embed.proj.{x}") for x in ("weight", "bias"))
+        seen = grid * self.arch.patch_size
+        standard = ((pixels[:, :seen, :seen].float() / 255 - mean) / std).to(weight.dtype)
+        patches = standard.unflatten(2, (grid, -1)).unflatten(1, (grid, -1)).transpose(2, 3)
+        rows_BSP = patches.flatten(3).flatten(1, 2)
+        matrix_CP = weight.permute(0, 2, 3, 1).flatten(1)
+        padding = (0, -matrix_CP.shape[1] % 8)
+        x_BSC = F.linear(F.pad(rows_BSP, padding), F.pad(matrix_CP, padding), bias)
         cls = self.cls_token.expand(len(pixels), -1, -1)
-        return torch.cat((cls, patches), dim=1) + self.pos_embed
+        return torch.cat((cls, x_BSC), dim=1) + self.pos_embed

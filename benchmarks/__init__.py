@@ -1,0 +1,1 @@
+"""Benchmarks, one question per file; each runs as `python -m benchmarks.NAME`."""

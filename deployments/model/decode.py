@@ -1,0 +1,216 @@
+"""Many encoded pictures to pixels at once: JPEGs on the GPU where there is one, others exactly.
+
+The GPU's decoder and resizer differ from Pillow's by roundings (cosines of the embeddings are in
+benchmarks/README.md). Whatever it cannot take, or fails on, goes the exact way, which also decides
+whether a picture is broken. A broken picture fails alone.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from deployments.model.errors import ImageError, OptionError
+from deployments.model.image import MAX_PIXELS, Pixels, check_size, open_image, to_pixels
+
+logger = logging.getLogger(__name__)
+
+MODES = ("auto", "exact", "gpu")
+
+# Half a GiB on the device each: one picture as float32, and a group of them as uint8.
+GPU_MAX_PIXELS = 48_000_000
+GPU_GROUP_PIXELS = 192_000_000
+
+Encoded = bytes | Image.Image
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pictures that could be read.
+
+    Attributes:
+        pixels: uint8 [len(kept), size, size, 3], on the host, or on the device.
+        kept: input index of each picture, ascending.
+        failures: by input index, why a picture could not be read.
+    """
+
+    pixels: Pixels | Tensor
+    kept: list[int]
+    failures: dict[int, ImageError]
+
+
+def resolve(mode: str, device: torch.device) -> str:
+    """Turn `"auto"` into `"gpu"` where JPEGs can be decoded on the device, and log the choice.
+
+    Raises:
+        OptionError: the mode is unknown, or `"gpu"` is asked for and does not run here.
+    """
+    if mode not in MODES:
+        raise OptionError(f"image_decode is {mode!r}; choose one of {', '.join(MODES)}")
+    fault = "" if mode == "exact" else _gpu_fault(device)
+    if mode == "gpu" and fault:
+        raise OptionError(f"image_decode 'gpu' does not run on {device}: {fault}")
+    chosen = "exact" if mode == "exact" or fault else "gpu"
+    logger.info("image decoding for %s: %s", device, chosen)
+    return chosen
+
+
+class Decoder:
+    """Decodes, resizes and crops for one tower; safe to use from several threads."""
+
+    def __init__(self, size: int, device: torch.device, mode: str = "exact") -> None:
+        self._size = size
+        self._device = device
+        self._gpu = mode == "gpu"
+        self._stream = torch.cuda.Stream(device, priority=-1) if self._gpu else None
+        self._threads = ThreadPoolExecutor(min(32, os.cpu_count() or 1), "decode")
+
+    def decode(self, images: Sequence[Encoded], max_pixels: int = MAX_PIXELS) -> Decoded:
+        """Decode pictures; never raises for one that is broken."""
+        opened = [_attempt(_open, image, max_pixels) for image in images]
+        done: dict[int, Pixels | Tensor | ImageError] = {
+            index: image for index, image in enumerate(opened) if isinstance(image, ImageError)
+        }
+        # A stream of its own: decoding does not wait for the batch that the tower works on.
+        with torch.cuda.stream(self._stream):
+            on_gpu = self._on_gpu(images, opened) if self._gpu else {}
+            rest = [index for index in range(len(images)) if index not in done | on_gpu]
+            futures = [
+                self._threads.submit(_attempt, to_pixels, opened[index], self._size, max_pixels)
+                for index in rest
+            ]
+            done |= on_gpu | {i: x.result() for i, x in zip(rest, futures, strict=True)}
+            return self._gather([done[index] for index in range(len(images))])
+
+    def _gather(self, results: Sequence[Pixels | Tensor | ImageError]) -> Decoded:
+        failures = {i: x for i, x in enumerate(results) if isinstance(x, ImageError)}
+        kept = [index for index in range(len(results)) if index not in failures]
+        good = [x for x in results if not isinstance(x, ImageError)]
+        pixels: Pixels | Tensor
+        if any(isinstance(x, Tensor) for x in good):
+            tensors = [x if isinstance(x, Tensor) else torch.tensor(x) for x in good]
+            pixels = torch.stack([x.to(self._device) for x in tensors])
+            torch.cuda.current_stream(self._device).synchronize()
+        else:
+            shape = (len(good), self._size, self._size, 3)
+            pixels = np.stack(good) if good else np.empty(shape, np.uint8)
+        return Decoded(pixels, kept, failures)
+
+    def _on_gpu(
+        self, images: Sequence[Encoded], opened: Sequence[Image.Image | ImageError]
+    ) -> dict[int, Tensor]:
+        """Return the pictures that the GPU could decode."""
+        suited = {
+            index: (image, header)
+            for index, (image, header) in enumerate(zip(images, opened, strict=True))
+            if isinstance(image, bytes)
+            and not isinstance(header, ImageError)
+            and gpu_suits(image, header, self._size)
+        }
+        pixels: dict[int, Tensor] = {}
+        for chunk in _chunks(
+            {i: header.width * header.height for i, (_, header) in suited.items()}
+        ):
+            try:
+                decoded = decode_jpegs([suited[index][0] for index in chunk], self._device)
+                pixels |= {i: resize(x, self._size) for i, x in zip(chunk, decoded, strict=True)}
+            except RuntimeError as error:
+                logger.info("the GPU refused %d JPEGs, decoding exactly: %s", len(chunk), error)
+        return pixels
+
+
+def gpu_suits(data: bytes, header: Image.Image, size: int) -> bool:
+    """Tell whether the GPU's decoder reads a picture as Pillow does.
+
+    It would take a three-channel JPEG for YCbCr whatever its Adobe marker says, does not know
+    four channels, and fills up a file that was cut off.
+    """
+    complete = data.rstrip(b"\0").endswith(b"\xff\xd9")
+    plain = header.mode in ("L", "RGB") and header.info.get("adobe_transform", 1) == 1
+    narrow = max(header.size) > 16 * min(header.size) or min(header.size) > 16 * size
+    fits = header.width * header.height <= GPU_MAX_PIXELS
+    return header.format == "JPEG" and complete and plain and fits and not narrow
+
+
+def decode_jpegs(images: Sequence[bytes], device: torch.device) -> list[Tensor]:
+    """Decode JPEGs on the GPU; uint8 [3, height, width] each.
+
+    Raises:
+        RuntimeError: one of them cannot be decoded.
+    """
+    from torchvision.io import ImageReadMode
+
+    sources = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
+    # The operator itself: its wrapper warns that torchcodec will replace it in later releases.
+    decode = torch.ops.image.decode_jpegs_cuda
+    decoded: list[Tensor] = decode(sources, ImageReadMode.RGB.value, device)
+    return decoded
+
+
+@torch.inference_mode()
+def resize(image: Tensor, size: int) -> Tensor:
+    """Resize the shorter side to `size` and cut out the centre; uint8 [size, size, 3].
+
+    The same geometry as `deployments.model.image.to_pixels`, on the device of the picture.
+    """
+    height, width = image.shape[1:]
+    if width <= height:
+        shape = (int(size * height / width), size)
+    else:
+        shape = (size, int(size * width / height))
+    resized = F.interpolate(image[None].float(), shape, mode="bicubic", antialias=True)[0]
+    top, left = (round((side - size) / 2) for side in shape)
+    crop = resized[:, top : top + size, left : left + size]
+    return crop.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+
+
+def _open(image: Encoded, max_pixels: int) -> Image.Image:
+    if isinstance(image, bytes):
+        return open_image(image, max_pixels)
+    check_size(image, max_pixels)
+    return image
+
+
+def _attempt(call: Callable[..., Result], *args: object) -> Result | ImageError:
+    """Return the error of a picture instead of raising it."""
+    try:
+        return call(*args)
+    except ImageError as error:
+        return error
+
+
+def _chunks(num_pixels: dict[int, int]) -> Iterator[list[int]]:
+    """Yield keys in groups within the device's pixel budget."""
+    chunk: list[int] = []
+    total = 0
+    for index, pixels in num_pixels.items():
+        if chunk and total + pixels > GPU_GROUP_PIXELS:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(index)
+        total += pixels
+    if chunk:
+        yield chunk
+
+
+def _gpu_fault(device: torch.device) -> str:
+    """Return why JPEGs cannot be decoded on the device, or nothing: one is tried."""
+    if device.type != "cuda":
+        return "it is no GPU"
+    probe = BytesIO()
+    Image.new("RGB", (16, 16)).save(probe, "JPEG")
+    try:
+        decode_jpegs([probe.getvalue()], device)
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""

@@ -1,0 +1,109 @@
+"""Attention kernels for CUDA, each behind the signature of its kind; libraries load on first use.
+
+Packed kernels take q, k, v [T, H, D], int32 cu_seqlens [N + 1] on the device and the longest text;
+dense kernels take q, k, v [B, S, H, D]. All return the shape of q.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+TIMED_CALLS = 5
+
+PackedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+DenseKernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+    """Run torch's own variable-length attention (FlashAttention-2, or cuDNN where torch says)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest)
+    return out if isinstance(out, Tensor) else out[0]
+
+
+def flash2(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+    """Run FlashAttention-2 of the `flash-attn` package."""
+    from flash_attn import flash_attn_varlen_func
+
+    out: Tensor = flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, longest, longest)
+    return out
+
+
+def flash4(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+    """Run FlashAttention-4 of the `flash-attn-4` package."""
+    from flash_attn.cute import flash_attn_varlen_func
+
+    return _first(
+        flash_attn_varlen_func(
+            q,
+            k,
+            v,
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_k=cu_seqlens,
+            max_seqlen_q=longest,
+            max_seqlen_k=longest,
+        )
+    )
+
+
+def dense_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Run cuDNN's fused attention."""
+    return _dense_sdpa(q, k, v, SDPBackend.CUDNN_ATTENTION)
+
+
+def dense_flash2(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Run the FlashAttention-2 that torch carries."""
+    return _dense_sdpa(q, k, v, SDPBackend.FLASH_ATTENTION)
+
+
+def dense_flash4(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Run FlashAttention-4 of the `flash-attn-4` package."""
+    from flash_attn.cute import flash_attn_func
+
+    return _first(flash_attn_func(q, k, v))
+
+
+def dense_xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Run xFormers' memory-efficient attention, the published model's own choice."""
+    from xformers.ops import memory_efficient_attention
+
+    out: Tensor = memory_efficient_attention(q, k, v)
+    return out
+
+
+PACKED: dict[str, PackedKernel] = {"varlen": varlen, "flash2": flash2, "flash4": flash4}
+DENSE: dict[str, DenseKernel] = {
+    "cudnn": dense_cudnn,
+    "flash2": dense_flash2,
+    "flash4": dense_flash4,
+    "xformers": dense_xformers,
+}
+
+
+def _dense_sdpa(q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend) -> Tensor:
+    with sdpa_kernel(backend):
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )
+    return out.transpose(1, 2)
+
+
+def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return the output itself: some releases return the log-sum-exp beside it."""
+    return out if isinstance(out, Tensor) else out[0]
+
+
+def milliseconds(run: Callable[..., Tensor], *arguments: object) -> float:
+    """Return the device time of one call on the current stream, after a warm-up."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    run(*arguments)
+    start.record()
+    for _ in range(TIMED_CALLS):
+        run(*arguments)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / TIMED_CALLS

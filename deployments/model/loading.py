@@ -1,0 +1,163 @@
+"""Builds towers from a checkpoint, with what suits the device."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deployments.model import attention as kernels
+from deployments.model.checkpoint import Checkpoint
+from deployments.model.compilation import keep_caches
+from deployments.model.errors import OptionError
+from deployments.model.image import Pixels
+from deployments.model.runners import (
+    ReferenceRunner,
+    Runner,
+    TextRunner,
+    TokenIds,
+    VisionRunner,
+    inference,
+)
+from deployments.model.text import TextTower
+from deployments.model.vision import CUDA_MLP_MULTIPLE, VisionTower
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Pictures that the vision kernels are measured on.
+MEASURED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tower runs, and in which precision."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+LoadText = Callable[[Checkpoint, Place], Runner[Sequence[TokenIds]]]
+LoadVision = Callable[[Checkpoint, Place], Runner[Pixels | Tensor]]
+
+
+def place(device: str, dtype: str) -> Place:
+    """Turn names into a place; `"auto"` is CUDA where there is one, and bfloat16 there.
+
+    Raises:
+        OptionError: an unknown name, or a device that is not here.
+    """
+    where = _device(device)
+    return Place(where, _dtype(dtype, where))
+
+
+def loaders(implementation: str, attention: str, compiles: bool) -> tuple[LoadText, LoadVision]:
+    """Return what loads each tower.
+
+    Raises:
+        OptionError: the implementation is unknown.
+    """
+    if implementation == "native":
+        return (
+            partial(load_text, attention=attention, compiles=compiles),
+            partial(load_vision, attention=attention, compiles=compiles),
+        )
+    if implementation == "reference":
+        return _load_reference_text, _load_reference_vision
+    raise OptionError(f"implementation is {implementation!r}, not 'native' or 'reference'")
+
+
+def load_text(
+    checkpoint: Checkpoint, place: Place, attention: str = "auto", compiles: bool = False
+) -> TextRunner:
+    """Build the text tower.
+
+    Raises:
+        OptionError: the attention kernel is unknown or does not run here.
+    """
+    keep_caches()
+    with inference(place.device):
+        names = kernels.resolve_packed(attention, place.device, place.dtype)
+    attend = kernels.packed_attention(names)
+    if place.device.type == "cpu" and not compiles:
+        attend = kernels.packed_sdpa  # without the operator's overhead
+    with torch.device("meta"):
+        tower = TextTower(checkpoint.architecture.text, attend)
+    fill(tower, checkpoint.text_weights(), place)
+    if compiles:
+        tower.compile_blocks()
+    return TextRunner(tower, place.device, str(names))
+
+
+def load_vision(
+    checkpoint: Checkpoint, place: Place, attention: str = "auto", compiles: bool = False
+) -> VisionRunner:
+    """Build the vision tower.
+
+    Raises:
+        OptionError: the attention kernel is unknown or does not run here.
+    """
+    keep_caches()
+    arch = checkpoint.architecture.vision
+    shape = (MEASURED_IMAGES, arch.num_tokens, arch.num_heads, arch.head_width)
+    with inference(place.device):
+        name = kernels.resolve_dense(attention, place.device, place.dtype, shape)
+    attend = kernels.dense_attention(name)
+    if place.device.type == "cpu" and not compiles:
+        attend = kernels.dense_sdpa
+    multiple = CUDA_MLP_MULTIPLE if place.device.type == "cuda" else 1
+    with torch.device("meta"):
+        tower = VisionTower(arch, attend, multiple)
+    fill(tower, checkpoint.vision_weights(), place)
+    if compiles:
+        tower.compile_blocks()
+    return VisionRunner(tower, place.device, name)
+
+
+def _load_reference_text(checkpoint: Checkpoint, place: Place) -> Runner[Sequence[TokenIds]]:
+    from deployments.model import reference
+
+    return ReferenceRunner(reference.load_text(checkpoint, place.device, place.dtype))
+
+
+def _load_reference_vision(checkpoint: Checkpoint, place: Place) -> Runner[Pixels | Tensor]:
+    from deployments.model import reference
+
+    forward = reference.load_vision(checkpoint, place.device, place.dtype)
+    return ReferenceRunner(lambda pixels: forward(np.asarray(pixels)))
+
+
+def fill(
+    tower: TextTower | VisionTower, weights: Iterator[tuple[str, Tensor]], place: Place
+) -> None:
+    """Give a tower built on the meta device its memory and copy every published tensor into it."""
+    tower.to(place.dtype).to_empty(device=place.device)
+    tower.requires_grad_(False).eval()
+    for parameter in tower.parameters():
+        parameter.zero_()  # what no published tensor fills: the k part of a bias, the padding
+    views = tower.published_tensors()
+    for name, tensor in weights:
+        views.pop(name).copy_(tensor)
+    if views:
+        raise AssertionError(f"tensors without a published source: {sorted(views)}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"device is {name!r}; choose 'auto', 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device is {name!r}, but torch sees no GPU here")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise OptionError(f"dtype is {name!r}; choose 'auto' or one of {', '.join(DTYPES)}")
+    return DTYPES[name]

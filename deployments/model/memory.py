@@ -1,0 +1,68 @@
+"""What a batch budget takes of the device's memory, found by running it."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from deployments.model.errors import OptionError
+
+logger = logging.getLogger(__name__)
+
+
+def require(
+    run: Callable[[int], object], budget: int, step: int, name: str, device: torch.device
+) -> int:
+    """Run a full batch and return the device memory in use at its peak, in bytes; 0 on a CPU.
+
+    Args:
+        run: runs a batch of the size that it is given.
+        budget: the size that has to fit.
+        step: a smaller budget is suggested in multiples of this.
+        name: the option, for the message.
+        device: where the batch runs; a CPU is not tried, since a full batch takes minutes there.
+
+    Raises:
+        OptionError: the budget does not fit; the message names the largest that does.
+    """
+    if device.type != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    if not _fits(run, budget):
+        largest = _largest(run, -(-budget // step), step) * step
+        free, total = torch.cuda.mem_get_info(device)
+        raise OptionError(
+            f"{name}={budget:,} does not fit on {device} ({free / 2**30:.1f} of "
+            f"{total / 2**30:.1f} GiB free); the largest that fits is {largest:,}"
+        )
+    peak_bytes = torch.cuda.max_memory_reserved(device)
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    logger.info(
+        "memory at %s=%d: %.2f of %.1f GiB", name, budget, peak_bytes / 2**30, total_bytes / 2**30
+    )
+    return peak_bytes
+
+
+def _fits(run: Callable[[int], object], size: int) -> bool:
+    try:
+        run(size)
+    except torch.OutOfMemoryError:
+        fits = False
+    else:
+        fits = True
+    if not fits:  # outside of the handler, whose traceback keeps the tensors alive
+        torch.cuda.empty_cache()
+    return fits
+
+
+def _largest(run: Callable[[int], object], too_many: int, step: int) -> int:
+    """Return the largest number of steps below `too_many` that fits, 0 if none does."""
+    fits = 0
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if _fits(run, middle * step):
+            fits = middle
+        else:
+            too_many = middle
+    return fits

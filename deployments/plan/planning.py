@@ -1,0 +1,187 @@
+"""Plans the towers for some traffic: which policy keeps how much on time, and at what cost."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deployments.autoscaling import Targets, TwoTowerPolicy
+from deployments.plan.bound import Bound, clairvoyant
+from deployments.plan.policies import ServeLoop, ServeSettings, request_count, work_based
+from deployments.plan.report import BoundReport, ModalityReport, PlanReport, PolicyReport, best
+from deployments.plan.simulation import simulate
+from deployments.plan.tower import Tower
+from deployments.plan.traffic import Load, generate_week, read_trace
+
+OURS, RAY = "work", "request count"
+ENOUGH = 0.99
+TEXT_TARGETS = Targets(TwoTowerPolicy.TOKENS_PER_REPLICA)
+VISION_TARGETS = Targets(TwoTowerPolicy.IMAGES_PER_REPLICA)
+
+Trial = tuple[str, str, ServeLoop]
+"""A policy's name, its setting in words, and the policy itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What to plan for. Rates are of one busy replica; the defaults are near one H100's.
+
+    Attributes:
+        trace: a CSV file; without one, a generated week.
+        scale: times the traffic.
+        startup_s: from the decision for a replica to its first batch.
+        slack_s: what a request may take beyond its own cost at one replica's rate.
+        max_queued_tokens: outstanding, above which the Router refuses.
+        max_queued_images: the same for images.
+        text: targets of our policy for the text tower, `vision` for the vision tower.
+        sweep: try both policies over their settings as well.
+    """
+
+    trace: Path | None = None
+    scale: float = 1.0
+    text_rate: float = 600_000.0
+    image_rate: float = 430.0
+    startup_s: float = 40.0
+    slack_s: float = 2.0
+    min_replicas: int = 1
+    max_replicas: int = 64
+    max_batch_tokens: int = 16_384
+    max_batch_images: int = 32
+    max_images_per_chunk: int = 8
+    max_queued_tokens: float = math.inf
+    max_queued_images: float = math.inf
+    text: Targets = TEXT_TARGETS
+    vision: Targets = VISION_TARGETS
+    seed: int = 0
+    sweep: bool = False
+
+    def towers(self) -> tuple[Tower, Tower]:
+        """Return the text and the vision tower to simulate."""
+        text = Tower(
+            rate=self.text_rate,
+            startup_s=self.startup_s,
+            batch=self.max_batch_tokens,
+            max_queued=self.max_queued_tokens,
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            slack_s=self.slack_s,
+        )
+        vision = replace(
+            text,
+            rate=self.image_rate,
+            piece=self.max_images_per_chunk,
+            batch=self.max_batch_images,
+            max_queued=self.max_queued_images,
+        )
+        return text, vision
+
+
+def run(options: PlanOptions) -> PlanReport:
+    """Simulate the policies on the traffic.
+
+    Raises:
+        ValueError: a trace that cannot be read, or an option that is not positive.
+    """
+    _check(options)
+    if options.trace:
+        traffic = read_trace(options.trace, options.scale)
+    else:
+        traffic = generate_week(options.scale, options.seed)
+    text, vision = options.towers()
+    parts = (
+        ("text", "tokens", traffic.text, text, options.text),
+        ("vision", "images", traffic.vision, vision, options.vision),
+    )
+    return PlanReport(
+        traffic=f"{traffic.name}, times {options.scale:g}",
+        duration_s=traffic.duration_s,
+        objective=f"a request's own cost at one replica's rate plus {options.slack_s:g} s",
+        modalities=tuple(_plan(*part, options.sweep) for part in parts if part[2].cost.size),
+    )
+
+
+def _check(options: PlanOptions) -> None:
+    for name in ("scale", "text_rate", "image_rate", "max_replicas"):
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must be above 0")
+    for name in ("startup_s", "slack_s", "min_replicas"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} is {getattr(options, name)}; it must not be negative")
+
+
+def _plan(
+    name: str, unit: str, load: Load, tower: Tower, targets: Targets, sweep: bool
+) -> ModalityReport:
+    bound = clairvoyant(load, tower)
+    policies = tuple(_tried(load, tower, _defaults(tower, targets)))
+    # Where the least replicas always suffice there is nothing to choose.
+    trials = _settings(tower, targets, bound) if bound.replicas.max() > tower.min_replicas else ()
+    frontier = tuple(_tried(load, tower, iter(trials))) if sweep else ()
+    return ModalityReport(
+        name=name,
+        unit=unit,
+        num_requests=len(load.cost),
+        num_items=int(load.items.sum()),
+        cost=float(load.cost.sum()),
+        interval_s=load.duration_s / len(policies[0].replicas),
+        policies=policies,
+        bound=BoundReport.of(bound),
+        frontier=frontier,
+        suggestion=_suggestion(frontier) if sweep else "",
+    )
+
+
+def _tried(load: Load, tower: Tower, trials: Iterator[Trial]) -> Iterator[PolicyReport]:
+    for name, setting, policy in trials:
+        yield PolicyReport.of(name, setting, simulate(load, tower, policy))
+
+
+def _defaults(tower: Tower, targets: Targets) -> Iterator[Trial]:
+    yield OURS, describe(targets), work_based(targets, tower)
+    yield RAY, "Serve's defaults", request_count(tower)
+
+
+def describe(targets: Targets) -> str:
+    """Return targets as they would be configured."""
+    return (
+        f"headroom={targets.headroom:g} hold_s={targets.hold_s:g} "
+        f"target_delay_s={targets.delay_s:g}"
+    )
+
+
+def _settings(tower: Tower, targets: Targets, bound: Bound) -> Iterator[Trial]:
+    """Yield both policies over their settings, best reporting interval for the request count.
+
+    The request count is also tried with the highest count capped near what the peak needs, which
+    is known only afterwards.
+    """
+    for headroom in (1.0, 1.15, 1.3, 1.5):
+        for hold_s in (60.0, 120.0, 300.0):
+            tried = replace(targets, headroom=headroom, hold_s=hold_s)
+            yield OURS, describe(tried), work_based(tried, tower)
+    peak = int(bound.replicas.max())
+    for cap in sorted({min(math.ceil(peak * 1.2), tower.max_replicas), tower.max_replicas}):
+        capped = replace(tower, max_replicas=cap)
+        for target in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 2.0):
+            for delays_s in ((0.0, 60.0), (0.0, 120.0), (0.0, 600.0)):
+                setting = (
+                    f"target={target:g} upscale_delay_s={delays_s[0]:g} "
+                    f"downscale_delay_s={delays_s[1]:g} max_replicas={cap}"
+                )
+                policy = request_count(capped, target, 30.0, 1.0, ServeSettings(*delays_s))
+                yield RAY, setting, policy
+
+
+def _suggestion(frontier: tuple[PolicyReport, ...]) -> str:
+    if not frontier:
+        return "the least replicas always suffice: nothing to tune"
+    ours, ray = best(frontier, OURS, ENOUGH), best(frontier, RAY, ENOUGH)
+    if ours is None:
+        return (
+            f"no setting keeps {ENOUGH:.0%} of items on time: start replicas faster, or keep more"
+        )
+    text = f"suggested: {ours.setting} ({ours.share_on_time:.2%}, {ours.gpu_hours:,.1f} GPU-hours)"
+    if ray is None:
+        return f"{text}; no request-count setting keeps {ENOUGH:.0%} on time"
+    share = ours.gpu_hours / ray.gpu_hours
+    return f"{text}; {share:.2f} of the best request count, {ray.setting} ({ray.gpu_hours:,.1f})"

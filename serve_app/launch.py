@@ -1,0 +1,58 @@
+"""Puts the application on a running Ray cluster, with its autoscaling policy where it has one."""
+
+import time
+from typing import Any
+
+from ray import serve
+
+# Ray Serve takes an application-level autoscaling policy in a deploy schema only, and hands that
+# schema to the controller through this client (Ray 2.60); `serve deploy` does the same by REST.
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+from deployments.config import AppConfig, TowerConfig
+from deployments.work import ServiceError
+from serve_app.app import APP_NAME, build_app
+
+POLICY = "deployments.autoscaling:TwoTowerPolicy"
+POLL_S = 0.2
+
+
+def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> None:
+    """Deploy and wait until every replica runs.
+
+    Raises:
+        ServiceError: the application could not be deployed; says why.
+    """
+    if not any(tower.scaling for tower in towers(config)):
+        serve.run(build_app(config), name=name, route_prefix=route_prefix)
+        return
+    schema = ServeDeploySchema.model_validate({"applications": [spec(config, name, route_prefix)]})
+    client = _get_global_client()
+    assert client is not None  # it raises where Serve is not running
+    client.deploy_apps(schema)
+    while True:
+        overview = serve.status().applications[name]
+        if overview.status == ApplicationStatus.RUNNING:
+            return
+        if overview.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ServiceError(f"the application did not start: {overview.message}")
+        time.sleep(POLL_S)
+
+
+def spec(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> dict[str, Any]:
+    """Return the application as an entry of a Serve config file."""
+    arguments = config.model_dump(mode="json")
+    arguments["api_keys"] = [key.get_secret_value() for key in config.api_keys]
+    return {
+        "name": name,
+        "route_prefix": route_prefix,
+        "import_path": "serve_app.app:build_app",
+        "args": arguments,
+        "autoscaling_policy": {"policy_function": POLICY},
+    }
+
+
+def towers(config: AppConfig) -> list[TowerConfig]:
+    """Return the towers that the application has."""
+    return [tower for tower in (config.text, config.vision) if tower.enabled]
