@@ -30,7 +30,6 @@ from deployments.model.output import Rows, finish
 from deployments.model.runners import TokenIds
 
 EQUAL_LENGTHS = (32, 128, 512, 8192)
-IMAGE_BATCHES = (1, 8, 32)
 JPEG_SIZES = ((640, 480), (1280, 960), (4000, 3000))
 QUERY_TOKENS = 16
 QUERY_ROUNDS = 30
@@ -96,7 +95,7 @@ def _text_works(model: ClipModel, amounts: workloads.Sizes) -> Iterator[Work]:
 
 def _image_works(model: ClipModel, amounts: workloads.Sizes) -> Iterator[Work]:
     arch = model.architecture.vision
-    for count in IMAGE_BATCHES:
+    for count in amounts.image_batches:
         run = _pixels(count, model)
         flops = workloads.vision_flops(arch, count)
         yield Work(f"pixels, batch {count}", "images", count, flops, run, run, amounts.rounds)
@@ -105,7 +104,7 @@ def _image_works(model: ClipModel, amounts: workloads.Sizes) -> Iterator[Work]:
         run = _jpegs(images)
         name = f"JPEG {width}x{height}, {len(images[0]) // 1000} KB"
         flops = workloads.vision_flops(arch, len(images))
-        yield Work(name, "images", len(images), flops, run, run, 2)
+        yield Work(name, "images", len(images), flops, run, run, min(2, amounts.rounds))
 
 
 def _packed(texts: list[TokenIds]) -> Run:

@@ -27,6 +27,7 @@ class Sizes:
         mix_longest: its longest text in tokens.
         equal_tokens: tokens of a batch of equal texts.
         rounds: timed runs of each implementation.
+        image_batches: sizes of the batches of pixels.
         jpegs: pictures per JPEG measurement.
     """
 
@@ -34,16 +35,17 @@ class Sizes:
     mix_longest: int
     equal_tokens: int
     rounds: int
+    image_batches: tuple[int, ...]
     jpegs: int
 
 
 def sizes(device: str, size: str) -> Sizes:
     """Return the amounts for a device and a model size."""
     if device == "cuda":
-        return Sizes(512, MIX_LONGEST, 32768, 5, 256)
+        return Sizes(512, MIX_LONGEST, 32768, 5, (1, 8, 32), 256)
     if size == "demo":
-        return Sizes(128, 1024, 4096, 3, 16)
-    return Sizes(32, 512, 1024, 2, 4)
+        return Sizes(128, 1024, 4096, 5, (1, 8, 32), 16)
+    return Sizes(16, 256, 512, 3, (1, 2), 1)
 
 
 def mixed_texts(arch: TextArchitecture, count: int, longest: int) -> list[TokenIds]:
@@ -91,7 +93,11 @@ def warm_budget(arch: Architecture, amounts: Sizes) -> tuple[int, int, int]:
     longest = sum(
         len(ids) for ids in mixed_texts(arch.text, amounts.mix_texts, amounts.mix_longest)
     )
-    return max(longest, amounts.equal_tokens), amounts.equal_tokens // 32, 32
+    return (
+        max(longest, amounts.equal_tokens),
+        amounts.equal_tokens // 32,
+        max(amounts.image_batches),
+    )
 
 
 def _text(arch: TextArchitecture, random: np.random.Generator, length: int) -> TokenIds:

@@ -31,6 +31,8 @@ class ModelConfig(Frozen):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: str = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    image_decode: Literal["auto", "exact", "gpu"] = "auto"
     implementation: Literal["native", "reference"] = "native"
     name: str | None = None
     """The name in answers and in `/v1/models`; by default the source, shortened."""

@@ -1,11 +1,11 @@
 """The TextTower deployment: a thin shell around the batcher and the model's text tower."""
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from deployments.batching import Batcher, within
 from deployments.config import AppConfig
+from deployments.device import Device
+from deployments.finite import FiniteGuard
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
 from deployments.work import TextChunk, TowerRows
@@ -15,19 +15,8 @@ class TextTower:
     """Embeds chunks of token ids; runs as the Ray Serve deployment `TextTower`."""
 
     def __init__(self, config: AppConfig) -> None:
-        from deployments.model import ClipModel  # loads torch, which only replicas need
-
-        model = config.model
-        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._model = ClipModel.load(
-            model.source,
-            model.revision,
-            model.device,
-            model.dtype,
-            model.attention,
-            model.implementation,
-            towers=("text",),
-        )
+        self._device = Device(config, "text")
+        self._guard: FiniteGuard[TokenIds] = FiniteGuard(self._in_float32)
         self._batcher: Batcher[TokenIds, Row] = Batcher(
             self._run, config.text.max_batch_tokens, config.text.max_batch_sequences
         )
@@ -41,10 +30,10 @@ class TextTower:
         texts = chunk.texts()
         costs = [len(ids) for ids in texts]
         results = await within(chunk.terms, self._batcher.submit(texts, costs, chunk.terms.lane))
-        return TowerRows.of(results, self._model.width)
+        return TowerRows.of(results, self._device.model.width)
 
     async def ready(self) -> bool:
-        """Answer once the model is loaded."""
+        """Answer once the model is loaded and warm."""
         return True
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -55,10 +44,16 @@ class TextTower:
         }
 
     def check_health(self) -> None:
-        """Raise when the device thread makes no progress, so that Serve replaces the replica."""
+        """Raise when the device is lost or stuck, so that Serve replaces the replica."""
+        self._device.check_health()
         self._batcher.check_health()
 
-    async def _run(self, texts: list[TokenIds]) -> Sequence[Row]:
-        embed = self._model.embed_tokens
-        rows = await asyncio.get_running_loop().run_in_executor(self._device_thread, embed, texts)
-        return list(rows)
+    async def _run(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
+        return await self._device.run(self._forward, texts)
+
+    def _forward(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
+        return self._guard.check(texts, self._device.model.embed_tokens(texts))
+
+    def _in_float32(self, text: TokenIds) -> Row:
+        row: Row = self._device.float32.embed_tokens([text])[0]
+        return row

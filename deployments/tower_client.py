@@ -35,14 +35,15 @@ class TowerClient:
             response = self._handle.embed.remote(chunk)
             try:
                 rows: TowerRows = await response
-                return rows
+                if attempt == MAX_TRIES or not _device_lost(rows):
+                    return rows
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
             except Exception as error:
                 if not (_lost(error) and attempt < MAX_TRIES):
                     raise self._translated(error) from error
-                logger.warning("a %s replica was lost; sending its chunk again", self._name)
+            logger.warning("a %s replica was lost; sending its chunk again", self._name)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def ready(self) -> None:
@@ -56,6 +57,11 @@ class TowerClient:
             return TowerUnavailableError(f"the {self._name} tower cannot be reached; retry shortly")
         logger.error("the %s tower failed", self._name, exc_info=error)
         return ServiceError(f"the {self._name} tower failed; the reason is in the server's log")
+
+
+def _device_lost(rows: TowerRows) -> bool:
+    """Tell whether the replica still answers, but without its device."""
+    return any(isinstance(error, TowerUnavailableError) for error in rows.failures.values())
 
 
 def _lost(error: BaseException | None) -> bool:

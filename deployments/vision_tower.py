@@ -1,40 +1,42 @@
-"""The VisionTower deployment: decodes in a thread pool, then batches and runs the vision tower."""
+"""The VisionTower deployment: decodes in threads, then batches and runs the vision tower."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Union
 
 from deployments.batching import Batcher, within
 from deployments.config import AppConfig
-from deployments.model.errors import ImageError
-from deployments.model.image import Pixels, open_image, to_pixels
+from deployments.device import Device
+from deployments.finite import FiniteGuard
+from deployments.model.image import Pixels
 from deployments.model.output import Row
 from deployments.work import ImageChunk, TowerRows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture = Union[Pixels, "Tensor"]  # on the host, or on the GPU that decoded it
 
 
 class VisionTower:
     """Embeds chunks of encoded pictures; runs as the Ray Serve deployment `VisionTower`."""
 
     def __init__(self, config: AppConfig) -> None:
-        from deployments.model import ClipModel  # loads torch, which only replicas need
-
-        model = config.model
-        self._max_pixels = config.images.max_pixels
-        self._decoders = ThreadPoolExecutor(config.vision.decode_threads, "decode")
-        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._model = ClipModel.load(
-            model.source,
-            model.revision,
-            model.device,
-            model.dtype,
-            model.attention,
-            model.implementation,
-            towers=("vision",),
-        )
         images = config.vision.max_batch_images
-        self._batcher: Batcher[Pixels, Row] = Batcher(self._run, images, images)
+        self._max_pixels = config.images.max_pixels
+        self._device = Device(config, "vision")
+        self._guard: FiniteGuard[Picture] = FiniteGuard(self._in_float32)
+        self._batcher: Batcher[Picture, Row] = Batcher(self._run, images, images)
+        self._decoders = ThreadPoolExecutor(config.vision.decode_threads, "decode")
+        # Decoded pictures are large: of each lane, about two batches are ahead of the device.
+        chunks_ahead = max(2, 2 * images // config.router.max_images_per_chunk)
+        self._ahead = {
+            "interactive": asyncio.Semaphore(chunks_ahead),
+            "bulk": asyncio.Semaphore(chunks_ahead),
+        }
+        self._outstanding = 0
 
     async def embed(self, chunk: ImageChunk) -> TowerRows:
         """Return un-normalised rows of a chunk, in its order; a broken picture fails alone.
@@ -42,43 +44,52 @@ class VisionTower:
         Raises:
             DeadlineError: the caller's time ran out first.
         """
-        results = await within(chunk.terms, self._embed(chunk))
-        return TowerRows.of(results, self._model.width)
-
-    async def _embed(self, chunk: ImageChunk) -> list[Row | Exception]:
-        decoded = await asyncio.gather(*(self._decode(image) for image in chunk.images))
-        good = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
-        rows = iter(await self._batcher.submit(good, [1] * len(good), chunk.terms.lane))
-        return [item if isinstance(item, ImageError) else next(rows) for item in decoded]
+        with self._counted(len(chunk.images)):
+            results = await within(chunk.terms, self._embed(chunk))
+        return TowerRows.of(results, self._device.model.width)
 
     async def ready(self) -> bool:
-        """Answer once the model is loaded."""
+        """Answer once the model is loaded and warm."""
         return True
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report this replica's queue and pace to the autoscaling policy."""
         return {
-            "queued_images": float(self._batcher.outstanding_cost),
+            "queued_images": float(self._outstanding),
             "images_per_s": float(self._batcher.progress.per_s()),
         }
 
     def check_health(self) -> None:
-        """Raise when the device thread makes no progress, so that Serve replaces the replica."""
+        """Raise when the device is lost or stuck, so that Serve replaces the replica."""
+        self._device.check_health()
         self._batcher.check_health()
 
-    async def _decode(self, image: bytes) -> Pixels | ImageError:
-        size = self._model.architecture.vision.image_size
+    async def _embed(self, chunk: ImageChunk) -> list[Row | Exception]:
+        async with self._ahead[chunk.terms.lane]:
+            decoded = await asyncio.get_running_loop().run_in_executor(
+                self._decoders, self._device.model.decode_images, chunk.images, self._max_pixels
+            )
+            pictures = list(decoded.pixels)
+            rows = await self._batcher.submit(pictures, [1] * len(pictures), chunk.terms.lane)
+        results: dict[int, Row | Exception] = dict(zip(decoded.kept, rows, strict=True))
+        results |= decoded.failures
+        return [results[index] for index in range(len(chunk.images))]
 
-        def decode() -> Pixels:
-            return to_pixels(open_image(image, self._max_pixels), size, self._max_pixels)
+    async def _run(self, pictures: list[Picture]) -> Sequence[Row | Exception]:
+        return await self._device.run(self._forward, pictures)
 
+    def _forward(self, pictures: list[Picture]) -> Sequence[Row | Exception]:
+        return self._guard.check(pictures, self._device.model.embed_pictures(pictures))
+
+    def _in_float32(self, picture: Picture) -> Row:
+        row: Row = self._device.float32.embed_pictures([picture])[0]
+        return row
+
+    @contextmanager
+    def _counted(self, images: int) -> Iterator[None]:
+        """Count pictures as outstanding for the length of the block."""
+        self._outstanding += images
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
-        except ImageError as error:
-            return error
-
-    async def _run(self, pixels: list[Pixels]) -> Sequence[Row]:
-        def forward() -> Sequence[Row]:
-            return list(self._model.embed_pixels(np.stack(pixels)))
-
-        return await asyncio.get_running_loop().run_in_executor(self._device_thread, forward)
+            yield
+        finally:
+            self._outstanding -= images

@@ -197,6 +197,13 @@ class ClipModel:
         """Run one batch of uint8 [n, size, size, 3]; un-normalised float32 [n, width]."""
         return self.launch_pixels(pixels).rows()
 
+    def embed_pictures(self, pictures: Sequence[Pixels | Tensor]) -> Rows:
+        """Run one batch of single pictures, each uint8 [size, size, 3] on the host or device."""
+        if all(isinstance(picture, np.ndarray) for picture in pictures):
+            return self.embed_pixels(np.stack(pictures))
+        tensors = [torch.as_tensor(picture, device=self._device) for picture in pictures]
+        return self.embed_pixels(torch.stack(tensors))
+
     def embed_images(self, images: Sequence[bytes]) -> tuple[Rows, dict[int, ImageError]]:
         """Decode and run one batch; un-normalised float32 [n, width], and the broken pictures.
 

@@ -1,7 +1,8 @@
 """The text tower: XLM-RoBERTa with rotary positions, post-norm, mean pooling.
 
 Texts run packed one after the other, without padding. Module names are those of the checkpoint
-once the adapter is merged. Shapes: T tokens of all texts, N texts, C hidden, H heads, D head width.
+once the adapter is merged. Shapes: T tokens of all texts, N texts, C hidden, H heads, D head width,
+X the two of q and k.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from deployments.model.architecture import TextArchitecture
 from deployments.model.attention import PackedAttention, Segments, packed_sdpa
 from deployments.model.compilation import compiled
 from deployments.model.graphs import Bucket
+from deployments.model.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,15 @@ def rotary_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor
     return angles.cos(), angles.sin()
 
 
-def rotate_halves(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of each head, in float32, back in x's dtype."""
-    first, second = x_THD.float().chunk(2, dim=-1)
-    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return rotated.to(x_THD.dtype)
+def rotate_halves(x_TXHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the two halves of each head, in float32, back in x's dtype.
+
+    The tables are those of `rotary_tables` in both halves, the sines of the first one negative.
+    """
+    exact = x_TXHD.float()
+    first, second = exact.chunk(2, dim=-1)
+    rotated = torch.cat((second, first), dim=-1).mul_(sin).addcmul_(exact, cos)
+    return rotated.to(x_TXHD.dtype)
 
 
 class Mixer(nn.Module):
@@ -113,8 +119,8 @@ class Mixer(nn.Module):
     def __init__(self, arch: TextArchitecture) -> None:
         super().__init__()
         self.num_heads = arch.num_attention_heads
-        self.Wqkv = nn.Linear(arch.hidden_size, 3 * arch.hidden_size)
-        self.out_proj = nn.Linear(arch.hidden_size, arch.hidden_size)
+        self.Wqkv = Linear(arch.hidden_size, 3 * arch.hidden_size)
+        self.out_proj = Linear(arch.hidden_size, arch.hidden_size)
 
     def forward(
         self,
@@ -124,8 +130,9 @@ class Mixer(nn.Module):
         attention: PackedAttention,
     ) -> Tensor:
         """Attend within each text; [T, C] in and out."""
-        q, k, v = self.Wqkv(x_TC).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        q, k = rotate_halves(q, *rotary), rotate_halves(k, *rotary)
+        qkv = self.Wqkv(x_TC).unflatten(-1, (3, self.num_heads, -1))
+        q, k = rotate_halves(qkv[:, :2], *rotary).unbind(1)
+        v = qkv[:, 2]
         out: Tensor = self.out_proj(attention(q, k, v, segments).flatten(1))
         return out
 
@@ -135,8 +142,8 @@ class Mlp(nn.Module):
 
     def __init__(self, arch: TextArchitecture) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(arch.hidden_size, arch.intermediate_size)
-        self.fc2 = nn.Linear(arch.intermediate_size, arch.hidden_size)
+        self.fc1 = Linear(arch.hidden_size, arch.intermediate_size)
+        self.fc2 = Linear(arch.intermediate_size, arch.hidden_size)
 
     def forward(self, x_TC: Tensor) -> Tensor:
         """Transform each token; [T, C] in and out."""
@@ -162,8 +169,8 @@ class Layer(nn.Module):
         attention: PackedAttention,
     ) -> Tensor:
         """Return [T, C] for [T, C]."""
-        x_TC = self.norm1(x_TC + self.mixer(x_TC, rotary, segments, attention))
-        out: Tensor = self.norm2(x_TC + self.mlp(x_TC))
+        x_TC = self.norm1(self.mixer(x_TC, rotary, segments, attention).add_(x_TC))
+        out: Tensor = self.norm2(self.mlp(x_TC).add_(x_TC))
         return out
 
 
@@ -210,10 +217,12 @@ class TextTower(nn.Module):
         return mean_pool(x_TC, packed.segments)
 
     def _rotary_tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the tables of every position, made once."""
+        """Return what `rotate_halves` takes for every position, made once; [P, 1, 1, D]."""
         if self._tables is None:
             positions = torch.arange(self.arch.max_tokens, device=device)
-            self._tables = rotary_tables(positions, self.arch.head_dim, self.arch.rotary_emb_base)
+            cos, sin = rotary_tables(positions, self.arch.head_dim, self.arch.rotary_emb_base)
+            tables = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+            self._tables = tables[0][:, None], tables[1][:, None]
         return self._tables
 
 

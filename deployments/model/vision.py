@@ -1,7 +1,8 @@
 """The vision tower: EVA02 with 2-D rotary positions, sub-LayerNorms and SwiGLU; CLS pooling.
 
 Projections that the checkpoint stores apart (q, k, v; the two halves of the SwiGLU) are one matrix
-here. Shapes: B pictures, S tokens (CLS and patches), C width, H heads, D head width.
+here. Shapes: B pictures, S tokens (CLS and patches), C width, H heads, D head width,
+X the two of q and k.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from deployments.model.architecture import VisionArchitecture
 from deployments.model.attention import DenseAttention, dense_sdpa
 from deployments.model.compilation import compiled
+from deployments.model.linear import Linear
 
 # cuBLAS falls to a third of its speed on a width that is no multiple of 8; of 256, it is best.
 CUDA_MLP_MULTIPLE = 256
@@ -37,11 +39,15 @@ def rotary_tables(arch: VisionArchitecture, device: torch.device) -> tuple[Tenso
     return with_cls.cos().to(device), with_cls.sin().to(device)
 
 
-def rotate_pairs(x_BSHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_pairs(x_BSXHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate adjacent pairs of each head, in float32, back in x's dtype."""
-    even, odd = x_BSHD.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
-    return rotated.flatten(-2).to(x_BSHD.dtype)
+    pairs = x_BSXHD.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the compiler fuses this form, and no complex numbers
+        even, odd = pairs.unbind(-1)
+        rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return rotated.flatten(-2).to(x_BSXHD.dtype)
 
 
 class Attention(nn.Module):
@@ -50,16 +56,17 @@ class Attention(nn.Module):
     def __init__(self, arch: VisionArchitecture) -> None:
         super().__init__()
         self.num_heads = arch.num_heads
-        self.qkv = nn.Linear(arch.width, 3 * arch.width)
+        self.qkv = Linear(arch.width, 3 * arch.width)
         self.inner_attn_ln = nn.LayerNorm(arch.width, arch.layer_norm_eps)
-        self.proj = nn.Linear(arch.width, arch.width)
+        self.proj = Linear(arch.width, arch.width)
 
     def forward(
         self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor], attention: DenseAttention
     ) -> Tensor:
         """Attend within each picture; [B, S, C] in and out."""
-        q, k, v = self.qkv(x_BSC).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        attended = attention(rotate_pairs(q, *rotary), rotate_pairs(k, *rotary), v)
+        qkv = self.qkv(x_BSC).unflatten(-1, (3, self.num_heads, -1))
+        q, k = rotate_pairs(qkv[:, :, :2], *rotary).unbind(2)
+        attended = attention(q, k, qkv[:, :, 2])
         out: Tensor = self.proj(self.inner_attn_ln(attended.flatten(2)))
         return out
 
@@ -98,14 +105,14 @@ class SwiGlu(nn.Module):
         super().__init__()
         self.width = arch.mlp_width
         padded = -(-arch.mlp_width // multiple) * multiple
-        self.w12 = nn.Linear(arch.width, 2 * padded)
+        self.w12 = Linear(arch.width, 2 * padded)
         self.ffn_ln = PaddedLayerNorm(arch.mlp_width, padded, arch.layer_norm_eps)
-        self.w3 = nn.Linear(padded, arch.width)
+        self.w3 = Linear(padded, arch.width)
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         """Transform each token; [B, S, C] in and out."""
         gate, up = self.w12(x_BSC).chunk(2, dim=-1)
-        out: Tensor = self.w3(self.ffn_ln(F.silu(gate) * up))
+        out: Tensor = self.w3(self.ffn_ln(F.silu(gate, inplace=True).mul_(up)))
         return out
 
     def published_tensors(self) -> dict[str, Tensor]:
@@ -132,8 +139,8 @@ class Block(nn.Module):
         self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor], attention: DenseAttention
     ) -> Tensor:
         """Return [B, S, C] for [B, S, C]."""
-        x_BSC = x_BSC + self.attn(self.norm1(x_BSC), rotary, attention)
-        out: Tensor = x_BSC + self.mlp(self.norm2(x_BSC))
+        x_BSC = self.attn(self.norm1(x_BSC), rotary, attention).add_(x_BSC)
+        out: Tensor = self.mlp(self.norm2(x_BSC)).add_(x_BSC)
         return out
 
 
@@ -179,16 +186,18 @@ class VisionTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 [B, C], un-normalised, for uint8 pixels [B, size, size, 3]."""
         if not self._constants:
-            mean, std = (torch.tensor(x).to(pixels.device) for x in (self.arch.mean, self.arch.std))
-            self._constants = (mean, std, *rotary_tables(self.arch, pixels.device))
-        mean, std, *rotary = self._constants
-        x_BSC = self._run_embed(self, pixels, mean, std)
+            mean, std = torch.tensor(self.arch.mean), torch.tensor(self.arch.std)
+            standard = (x.to(pixels.device) for x in (1 / (255 * std), -mean / std))
+            cos, sin = rotary_tables(self.arch, pixels.device)
+            self._constants = (*standard, cos[:, None], sin[:, None])
+        scale, shift, *rotary = self._constants
+        x_BSC = self._run_embed(self, pixels, scale, shift)
         for block in self.blocks:
             x_BSC = self._run_block(block, x_BSC, tuple(rotary), self.attention)
         out: Tensor = self.norm(x_BSC[:, 0])
         return out.float()
 
-    def embed(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    def embed(self, pixels: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Standardise the pixels, cut them into patches, add CLS and positions; [B, S, C].
 
         A convolution with a stride of its own size is a matrix product over patches. Its inner
@@ -197,7 +206,7 @@ class VisionTower(nn.Module):
         grid = self.arch.grid
         weight, bias = (self.get_parameter(f"patch_embed.proj.{x}") for x in ("weight", "bias"))
         seen = grid * self.arch.patch_size
-        standard = ((pixels[:, :seen, :seen].float() / 255 - mean) / std).to(weight.dtype)
+        standard = torch.addcmul(shift, pixels[:, :seen, :seen].float(), scale).to(weight.dtype)
         patches = standard.unflatten(2, (grid, -1)).unflatten(1, (grid, -1)).transpose(2, 3)
         rows_BSP = patches.flatten(3).flatten(1, 2)
         matrix_CP = weight.permute(0, 2, 3, 1).flatten(1)

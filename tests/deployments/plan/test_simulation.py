@@ -49,7 +49,7 @@ def test_a_batch_delays_those_in_it() -> None:
 
 
 def test_the_mean_wait_is_that_of_an_m_d_1_queue() -> None:
-    """Poisson arrivals at 70% of one server's rate: rho / (2 mu (1 - rho)) (Pollaczek-Khinchine)."""
+    """Poisson arrivals at 70% of the rate wait rho / (2 mu (1 - rho)) (Pollaczek-Khinchine)."""
     rng = np.random.default_rng(0)
     times_s = np.sort(rng.uniform(0, 40_000, 28_000))
     outcome = simulate(
@@ -73,7 +73,7 @@ def test_ongoing_requests_obey_little_s_law() -> None:
         tower = Tower(rate=10.0, piece=10.0, min_replicas=replicas)
         outcome = simulate(load(times_s, [10.0] * count, 4_000.0), tower, watch, 0.0)
         expected = count / 4_000 * (1.0 + outcome.delay_s.mean())
-        assert np.mean(seen) == pytest.approx(expected, rel=0.2)
+        assert np.mean(seen) == pytest.approx(expected, rel=0.15)
 
 
 def test_a_new_replica_is_paid_for_before_it_serves() -> None:
