@@ -32,7 +32,7 @@ from deployments.model.runners import TokenIds
 EQUAL_LENGTHS = (32, 128, 512, 8192)
 JPEG_SIZES = ((640, 480), (1280, 960), (4000, 3000))
 QUERY_TOKENS = 16
-QUERY_ROUNDS = 30
+QUERY_ROUNDS = 9
 REFERENCE_BATCH = 32
 Run = Callable[[ClipModel], Rows]
 
@@ -99,7 +99,7 @@ def _image_works(model: ClipModel, amounts: workloads.Sizes) -> Iterator[Work]:
         run = _pixels(count, model)
         flops = workloads.vision_flops(arch, count)
         yield Work(f"pixels, batch {count}", "images", count, flops, run, run, amounts.rounds)
-    for width, height in JPEG_SIZES:
+    for width, height in JPEG_SIZES if amounts.jpegs else ():
         images = workloads.jpegs(width, height, amounts.jpegs)
         run = _jpegs(images)
         name = f"JPEG {width}x{height}, {len(images[0]) // 1000} KB"

@@ -28,7 +28,7 @@ class Sizes:
         equal_tokens: tokens of a batch of equal texts.
         rounds: timed runs of each implementation.
         image_batches: sizes of the batches of pixels.
-        jpegs: pictures per JPEG measurement.
+        jpegs: pictures per JPEG measurement; 0 where the tower alone takes seconds a picture.
     """
 
     mix_texts: int
@@ -45,7 +45,7 @@ def sizes(device: str, size: str) -> Sizes:
         return Sizes(512, MIX_LONGEST, 32768, 5, (1, 8, 32), 256)
     if size == "demo":
         return Sizes(128, 1024, 4096, 5, (1, 8, 32), 16)
-    return Sizes(16, 256, 512, 3, (1, 2), 1)
+    return Sizes(8, 192, 128, 2, (1,), 0)
 
 
 def mixed_texts(arch: TextArchitecture, count: int, longest: int) -> list[TokenIds]:

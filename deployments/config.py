@@ -76,6 +76,17 @@ class TargetsConfig(Frozen):
     scale_to_zero: bool = False
 
 
+class PolicyConfig(Frozen):
+    """The autoscaling policy's own settings; changing them restarts replicas, unlike the targets."""
+
+    headroom: PositiveFloat = Targets.headroom
+    """Capacity over the rate of arrival."""
+    window_s: PositiveFloat = Targets.window_s
+    """Seconds over which the rate of arrival is taken."""
+    hold_s: Annotated[float, Field(ge=0)] = Targets.hold_s
+    """Seconds for which the highest count of late is kept."""
+
+
 class TowerConfig(Frozen):
     """Replicas of one tower. `enabled: false` leaves the tower out of the application."""
 
@@ -157,6 +168,7 @@ class AppConfig(Frozen):
     router: RouterConfig = RouterConfig()
     images: ImageConfig = ImageConfig()
     targets: TargetsConfig = TargetsConfig()
+    policy: PolicyConfig = PolicyConfig()
     api_keys: tuple[SecretStr, ...] = ()
     """If not empty, requests must carry one of them as `Authorization: Bearer KEY`."""
 

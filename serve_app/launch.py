@@ -49,7 +49,10 @@ def spec(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> di
         "route_prefix": route_prefix,
         "import_path": "serve_app.app:build_app",
         "args": arguments,
-        "autoscaling_policy": {"policy_function": POLICY},
+        "autoscaling_policy": {
+            "policy_function": POLICY,
+            "policy_kwargs": config.policy.model_dump(),
+        },
     }
 
 
