@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "vision": {"num_cpus": 0.1, "num_gpus": 1, "scaling": SCALING},
     "router": {"num_cpus": 0.1},
     "targets": {
-        "target_tokens_per_replica": 8_000,
+        "target_tokens_per_replica": 4_000,
         "target_images_per_replica": 60,
         "target_delay_s": 0,
     },
@@ -55,18 +55,25 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            now = replicas()
-            if not self.seen or now != self.seen[-1][1]:
-                self.seen.append((round(time.monotonic() - self._begin, 1), now))
+            self._sample()
             time.sleep(0.2)
 
+    def _sample(self) -> None:
+        self.seen.append((round(time.monotonic() - self._begin, 1), replicas()))
+
     def finish(self) -> dict[str, str]:
-        """Stop, and return each tower's counts in the order seen."""
+        """Stop, and return the changes of each tower's count, with their seconds."""
         self._stop.set()
         self._thread.join()
-        return {
-            name: " ".join(f"{counts[name]}@{at:g}s" for at, counts in self.seen) for name in TOWERS
-        }
+        self._sample()
+        return {name: self._course(name) for name in TOWERS}
+
+    def _course(self, name: str) -> str:
+        changes: list[tuple[float, int]] = []
+        for at_s, counts in self.seen:
+            if not changes or changes[-1][1] != counts[name]:
+                changes.append((at_s, counts[name]))
+        return ", ".join(f"{count} at {at_s:g} s" for at_s, count in changes)
 
 
 def replicas() -> dict[str, int]:
@@ -111,7 +118,7 @@ def measure() -> dict[str, Any]:
 
     images = [base64.b64encode(p.path.read_bytes()).decode() for p in pictures()[:60]]
     image_body = {"input": [{"image": image} for image in images], "embedding_type": "base64"}
-    text_body = {"input": ["word " * 700] * 12, "embedding_type": "base64"}
+    text_body = {"input": ["word " * 300] * 8, "embedding_type": "base64"}
     results: dict[str, Any] = {}
     ray.init(num_cpus=8, num_gpus=6, include_dashboard=False, log_to_driver=False)
     try:
