@@ -8,6 +8,7 @@ WINDOW_S = 30.0
 FIRST_BATCH_S = 120.0  # before any batch has ended: compilation and cold caches
 LEAST_S = 5.0
 PATIENCE = 20.0  # times the slowest pace seen of late
+BACK_TO_BACK_S = 0.005  # between two batches of which the second had been waiting
 
 
 class Progress:
@@ -16,6 +17,8 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._batches: deque[tuple[float, float, int]] = deque()  # end, seconds, cost
+        self._busy: deque[tuple[float, float, int]] = deque()  # those that followed on another
+        self._last_end_s = -WINDOW_S
         self._running: tuple[float, int] | None = None  # begin, cost
         self._proven = False
 
@@ -29,6 +32,9 @@ class Progress:
             now = self._clock()
             begin, cost = self._running
             self._batches.append((now, now - begin, cost))
+            if begin - self._last_end_s <= BACK_TO_BACK_S:
+                self._busy.append((now, now - begin, cost))
+            self._last_end_s = now
             self._forget(now)
             self._running, self._proven = None, True
 
@@ -38,10 +44,13 @@ class Progress:
         return self._running[1] if self._running else 0
 
     def per_s(self) -> float:
-        """Return the cost done per second while busy, over the last seconds; 0 if none was."""
+        """Return the cost done per second under load, over the last seconds; 0 if not known.
+
+        Only batches that follow on another count: a lone query says nothing of the capacity.
+        """
         self._forget(self._clock())
-        busy_s = sum(seconds for _, seconds, _ in self._batches)
-        return sum(cost for _, _, cost in self._batches) / busy_s if busy_s > 0 else 0.0
+        busy_s = sum(seconds for _, seconds, _ in self._busy)
+        return sum(cost for _, _, cost in self._busy) / busy_s if busy_s > 0 else 0.0
 
     def check(self) -> None:
         """Raise RuntimeError if the running batch takes far longer than others did."""
@@ -62,5 +71,6 @@ class Progress:
         return max(LEAST_S, PATIENCE * pace * cost) if pace else FIRST_BATCH_S
 
     def _forget(self, now: float) -> None:
-        while self._batches and self._batches[0][0] < now - WINDOW_S:
-            self._batches.popleft()
+        for batches in (self._batches, self._busy):
+            while batches and batches[0][0] < now - WINDOW_S:
+                batches.popleft()

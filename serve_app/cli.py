@@ -1,4 +1,4 @@
-"""The command line: `jina-clip-serve up | demo`."""
+"""The command line: `jina-clip-serve up | demo | plan`."""
 
 import signal
 import threading
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from deployments.config import AppConfig
+from serve_app.plan import plan
 
 
 @click.group()
@@ -54,6 +55,9 @@ def demo(output: Path) -> None:
     from serve_app import demo as demonstration
 
     demonstration.run(output, Console())
+
+
+main.add_command(plan)
 
 
 def read_config(path: Path | None, settings: tuple[str, ...] = ()) -> AppConfig:

@@ -71,7 +71,7 @@ def _draw_frontier(axes: "Axes", modality: ModalityReport) -> None:
         tried = [x for x in modality.frontier if x.name == name]
         late = [max(1 - x.share_on_time, 1e-4) for x in tried]
         hours = [x.gpu_hours for x in tried]
-        axes.scatter(hours, late, s=16, color=COLOURS[name], alpha=0.75, label=name, linewidths=0)
+        axes.scatter(hours, late, s=16, color=COLOURS[name], alpha=0.75, linewidths=0)
     for policy in modality.policies:
         late_share = max(1 - policy.share_on_time, 1e-4)
         colour = COLOURS[policy.name]
@@ -82,9 +82,8 @@ def _draw_frontier(axes: "Axes", modality: ModalityReport) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(1, 8e-5)
     axes.set_yticks([1, 0.1, 0.01, 1e-3, 1e-4], ["100%", "10%", "1%", "0.1%", "0.01%\nor less"])
-    title = f"{modality.name}: frontier (rings: defaults; dashes: bound)"
+    title = f"{modality.name}: settings tried (rings: defaults; dashes: bound)"
     axes.set_title(title, loc="left", fontsize=10)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.minorticks_off()
     _tidy(axes)
 

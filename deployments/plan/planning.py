@@ -127,7 +127,7 @@ def _plan(
         policies=policies,
         bound=BoundReport.of(bound),
         frontier=frontier,
-        suggestion=_suggestion(frontier) if sweep else "",
+        suggestion=_suggestion(policies[0], frontier) if sweep else "",
     )
 
 
@@ -172,16 +172,23 @@ def _settings(tower: Tower, targets: Targets, bound: Bound) -> Iterator[Trial]:
                 yield RAY, setting, policy
 
 
-def _suggestion(frontier: tuple[PolicyReport, ...]) -> str:
+def _suggestion(default: PolicyReport, frontier: tuple[PolicyReport, ...]) -> str:
     if not frontier:
         return "the least replicas always suffice: nothing to tune"
-    ours, ray = best(frontier, OURS, ENOUGH), best(frontier, RAY, ENOUGH)
+    ours = best(frontier, OURS, ENOUGH)
     if ours is None:
-        return (
-            f"no setting keeps {ENOUGH:.0%} of items on time: start replicas faster, or keep more"
+        advice = f"no setting keeps {ENOUGH:.0%} of items on time: start replicas faster, keep more"
+    else:
+        advice = (
+            f"the cheapest with {ENOUGH:.0%} on time: {ours.setting}; {_against(ours, frontier)}"
         )
-    text = f"suggested: {ours.setting} ({ours.share_on_time:.2%}, {ours.gpu_hours:,.1f} GPU-hours)"
+    return f"{advice}\nas configured: {default.setting}; {_against(default, frontier)}"
+
+
+def _against(ours: PolicyReport, frontier: tuple[PolicyReport, ...]) -> str:
+    text = f"{ours.share_on_time:.2%} at {ours.gpu_hours:,.1f} GPU-hours"
+    ray = best(frontier, RAY, ours.share_on_time)
     if ray is None:
-        return f"{text}; no request-count setting keeps {ENOUGH:.0%} on time"
+        return f"{text}; no request-count setting reaches that"
     share = ours.gpu_hours / ray.gpu_hours
-    return f"{text}; {share:.2f} of the best request count, {ray.setting} ({ray.gpu_hours:,.1f})"
+    return f"{text}, {share:.2f} of the best request count for as much ({ray.gpu_hours:,.1f})"

@@ -73,7 +73,7 @@ class ModalityReport:
     Attributes:
         policies: ours with its default settings, then Ray Serve's request count with its own.
         frontier: with `sweep`, both over their settings.
-        suggestion: with `sweep`, the cheapest of ours that is on time, as it would be configured.
+        suggestion: with `sweep`, the cheapest of ours that is on time, and how it compares.
     """
 
     name: str

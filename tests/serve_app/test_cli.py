@@ -1,5 +1,7 @@
 """The command line: how settings come together, and which ingress is chosen."""
 
+import json
+
 import pytest
 from click import UsageError
 from click.testing import CliRunner
@@ -73,3 +75,26 @@ def test_help_names_the_commands():
     assert result.exit_code == 0
     assert "up" in result.output
     assert "demo" in result.output
+
+
+def test_plan_simulates_a_trace_and_draws_it(tmp_path):
+    """A CSV of tokens and images gives a report of both towers as JSON, and a chart."""
+    trace, chart = tmp_path / "trace.csv", tmp_path / "plan.png"
+    rows = [f"{second},{100 + second % 7},{second % 5}" for second in range(300)]
+    trace.write_text("\n".join(["time,tokens,images", *rows]))
+    rates = ["--text-rate", "500", "--image-rate", "5"]
+    command = ["plan", "--trace", str(trace), *rates, "--json", "--plot", str(chart)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [part["name"] for part in report["modalities"]] == ["text", "vision"]
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plan_refuses_a_trace_that_it_cannot_read(tmp_path):
+    """A file without the columns is a usage error that names them."""
+    trace = tmp_path / "trace.csv"
+    trace.write_text("a,b\n1,2\n")
+    result = CliRunner().invoke(main, ["plan", "--trace", str(trace)])
+    assert result.exit_code == 2
+    assert "tokens" in result.output

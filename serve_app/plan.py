@@ -1,0 +1,67 @@
+"""`jina-clip-serve plan`: simulates the autoscaling policy on traffic, next to its rivals."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from deployments import plan as planner
+from deployments.config import RouterConfig
+
+PATH = click.Path(dir_okay=False, path_type=Path)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command()
+@click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--scale", default=1.0, show_default=True, type=POSITIVE, help="Times the traffic.")
+@click.option("--text-rate", default=600_000.0, show_default=True, type=POSITIVE, help="Tokens/s.")
+@click.option("--image-rate", default=430.0, show_default=True, type=POSITIVE, help="Images/s.")
+@click.option("--startup", "startup_s", default=40.0, show_default=True, type=click.FloatRange(0))
+@click.option("--sweep", is_flag=True, help="Try both policies over their settings; takes minutes.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--plot", "chart", type=PATH, help="Draw it to a PNG.")
+def plan(
+    trace: Path | None,
+    scale: float,
+    text_rate: float,
+    image_rate: float,
+    startup_s: float,
+    sweep: bool,
+    as_json: bool,
+    chart: Path | None,
+) -> None:
+    """Simulate replicas on a trace (CSV: time, tokens, images), or on a generated week.
+
+    Prints replicas over time, GPU-hours, delays and refusals for this product's policy, for Ray's
+    request-count policy and for a planner that knows the future.
+    """
+    router = RouterConfig()
+    options = planner.PlanOptions(
+        trace=trace,
+        scale=scale,
+        text_rate=text_rate,
+        image_rate=image_rate,
+        startup_s=startup_s,
+        max_images_per_chunk=router.max_images_per_chunk,
+        max_queued_tokens=router.num_replicas * router.max_queued_tokens,
+        max_queued_images=router.num_replicas * router.max_queued_images,
+        sweep=sweep,
+    )
+    progress = Console(stderr=True)
+    try:
+        with progress.status("Simulating"):
+            report = planner.run(options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        Console().print(report)
+    if chart is not None:
+        try:
+            planner.plot(report, chart)
+        except ImportError as error:
+            raise click.UsageError(str(error)) from error
+        progress.print(f"Chart: {chart}")
