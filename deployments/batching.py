@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from deployments.progress import Progress
@@ -19,6 +20,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A batch that the device has run."""
+
+    items: int
+    cost: int
+    budget: int
+    seconds: float
 
 
 class Job(Generic[T, R]):
@@ -56,6 +67,7 @@ class Batcher(Generic[T, R]):
         max_cost: budget of a batch, in the unit of the items' costs (tokens, images).
         max_items: most items in a batch.
         bulk_share: share of a batch that bulk work earns while interactive work waits too.
+        after_batch: told of every batch that has run.
         clock: monotonic seconds.
     """
 
@@ -65,12 +77,14 @@ class Batcher(Generic[T, R]):
         max_cost: int,
         max_items: int,
         bulk_share: float = 0.2,
+        after_batch: Callable[[Ran], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue: WorkQueue[Place[T, R]] = WorkQueue(max_cost, max_items, bulk_share)
         self.progress = Progress(clock)
         self.memory_halvings = 0
         self._run = run
+        self._after_batch = after_batch
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -132,7 +146,9 @@ class Batcher(Generic[T, R]):
             self.progress.end()
             await self._after_failure(batch, cost, error)
         else:
-            self.progress.end()
+            seconds = self.progress.end()
+            if self._after_batch is not None:
+                self._after_batch(Ran(len(batch), cost, self.queue.max_cost, seconds))
             for place, result in zip(places, results, strict=True):
                 place.job.settle(place.index, result)
 

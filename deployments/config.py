@@ -77,7 +77,7 @@ class TargetsConfig(Frozen):
 
 
 class PolicyConfig(Frozen):
-    """The autoscaling policy's own settings; changing them restarts replicas, unlike the targets."""
+    """Arguments of the autoscaling policy; changing one restarts replicas, unlike the targets."""
 
     headroom: PositiveFloat = Targets.headroom
     """Capacity over the rate of arrival."""
@@ -133,6 +133,9 @@ class RouterConfig(Frozen):
     max_queued_images: PositiveInt = 4096
     timeout_s: PositiveFloat = 60
     """Longest time for a request; a request may ask for less."""
+    max_json_depth: Annotated[int, Field(ge=4)] = 16
+    image_price_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens that `usage` counts for a picture; by default those that the vision tower runs."""
 
 
 class ImageConfig(Frozen):
@@ -171,6 +174,15 @@ class AppConfig(Frozen):
     policy: PolicyConfig = PolicyConfig()
     api_keys: tuple[SecretStr, ...] = ()
     """If not empty, requests must carry one of them as `Authorization: Bearer KEY`."""
+    api_keys_file: str | None = None
+    """YAML file of hashed keys with names, lanes and limits; read again when it changes."""
+    api_keys_variable: str | None = None
+    """Environment variable of the Router with keys, separated by commas."""
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether requests must carry an API key."""
+        return bool(self.api_keys or self.api_keys_file or self.api_keys_variable)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -183,9 +195,26 @@ class AppConfig(Frozen):
                 f"router.max_tokens_per_chunk ({self.router.max_tokens_per_chunk}) exceeds "
                 f"text.max_batch_tokens ({self.text.max_batch_tokens}): a chunk must fit in a batch"
             )
+        _check_concurrency(
+            "text", self.text, self.text.max_batch_tokens, self.router.max_tokens_per_chunk
+        )
+        _check_concurrency(
+            "vision", self.vision, self.vision.max_batch_images, self.router.max_images_per_chunk
+        )
         if self.images.max_image_bytes > self.router.max_chunk_bytes:
             raise ValueError(
                 f"images.max_image_bytes ({self.images.max_image_bytes}) exceeds "
                 f"router.max_chunk_bytes ({self.router.max_chunk_bytes}): one image must fit"
             )
         return self
+
+
+def _check_concurrency(name: str, tower: TowerConfig, batch: int, chunk: int) -> None:
+    """Raise where a replica may hold too few chunks to fill a batch while one runs."""
+    needed = 2 * -(-batch // chunk)
+    if tower.max_ongoing_requests < needed:
+        raise ValueError(
+            f"{name}.max_ongoing_requests ({tower.max_ongoing_requests}) is too low: a batch of "
+            f"{batch:,} takes {needed // 2} chunks of {chunk:,}, and as many should wait while it "
+            f"runs; set it to {needed} or more"
+        )

@@ -26,17 +26,19 @@ class Progress:
         """Note that a batch of this cost starts."""
         self._running = (self._clock(), cost)
 
-    def end(self) -> None:
-        """Note that the batch is over."""
-        if self._running is not None:
-            now = self._clock()
-            begin, cost = self._running
-            self._batches.append((now, now - begin, cost))
-            if begin - self._last_end_s <= BACK_TO_BACK_S:
-                self._busy.append((now, now - begin, cost))
-            self._last_end_s = now
-            self._forget(now)
-            self._running, self._proven = None, True
+    def end(self) -> float:
+        """Note that the batch is over; returns its seconds."""
+        assert self._running is not None
+        now = self._clock()
+        begin, cost = self._running
+        batch = (now, now - begin, cost)
+        self._batches.append(batch)
+        if begin - self._last_end_s <= BACK_TO_BACK_S:
+            self._busy.append(batch)
+        self._last_end_s = now
+        self._forget(now)
+        self._running, self._proven = None, True
+        return now - begin
 
     @property
     def running_cost(self) -> int:

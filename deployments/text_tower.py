@@ -6,6 +6,7 @@ from deployments.batching import Batcher, within
 from deployments.config import AppConfig
 from deployments.device import Device
 from deployments.finite import FiniteGuard
+from deployments.metrics import TowerMetrics
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
 from deployments.work import TextChunk, TowerRows
@@ -15,10 +16,14 @@ class TextTower:
     """Embeds chunks of token ids; runs as the Ray Serve deployment `TextTower`."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._metrics = TowerMetrics("tokens")
         self._device = Device(config, "text")
         self._guard: FiniteGuard[TokenIds] = FiniteGuard(self._in_float32)
         self._batcher: Batcher[TokenIds, Row] = Batcher(
-            self._run, config.text.max_batch_tokens, config.text.max_batch_sequences
+            self._run,
+            config.text.max_batch_tokens,
+            config.text.max_batch_sequences,
+            after_batch=self._metrics.after_batch,
         )
 
     async def embed(self, chunk: TextChunk) -> TowerRows:
@@ -47,6 +52,7 @@ class TextTower:
         """Raise when the device is lost or stuck, so that Serve replaces the replica."""
         self._device.check_health()
         self._batcher.check_health()
+        self._metrics.sample(self._batcher, self._guard, self._batcher.outstanding_cost)
 
     async def _run(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
         return await self._device.run(self._forward, texts)

@@ -10,6 +10,7 @@ from deployments.batching import Batcher, within
 from deployments.config import AppConfig
 from deployments.device import Device
 from deployments.finite import FiniteGuard
+from deployments.metrics import TowerMetrics
 from deployments.model.image import Pixels
 from deployments.model.output import Row
 from deployments.work import ImageChunk, TowerRows
@@ -26,9 +27,12 @@ class VisionTower:
     def __init__(self, config: AppConfig) -> None:
         images = config.vision.max_batch_images
         self._max_pixels = config.images.max_pixels
+        self._metrics = TowerMetrics("images")
         self._device = Device(config, "vision")
         self._guard: FiniteGuard[Picture] = FiniteGuard(self._in_float32)
-        self._batcher: Batcher[Picture, Row] = Batcher(self._run, images, images)
+        self._batcher: Batcher[Picture, Row] = Batcher(
+            self._run, images, images, after_batch=self._metrics.after_batch
+        )
         self._decoders = ThreadPoolExecutor(config.vision.decode_threads, "decode")
         # Decoded pictures are large: of each lane, about two batches are ahead of the device.
         chunks_ahead = max(2, 2 * images // config.router.max_images_per_chunk)
@@ -63,6 +67,7 @@ class VisionTower:
         """Raise when the device is lost or stuck, so that Serve replaces the replica."""
         self._device.check_health()
         self._batcher.check_health()
+        self._metrics.sample(self._batcher, self._guard, self._outstanding)
 
     async def _embed(self, chunk: ImageChunk) -> list[Row | Exception]:
         async with self._ahead[chunk.terms.lane]:

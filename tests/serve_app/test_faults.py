@@ -137,3 +137,20 @@ def test_over_the_budget_is_429_with_the_time_to_come_back(service):
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["error"]["type"] == "rate_limit_error"
     assert too_large.status_code == 413
+
+
+def test_a_client_that_leaves_takes_its_queued_work_along(service):
+    """After a disconnect the Router soon has nothing outstanding, long before it could be done."""
+    body = {"input": ["word " * 2000] * 400, "dimensions": 8}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=2)
+    end = time.monotonic() + 10
+    while outstanding(service) > 0:
+        assert time.monotonic() < end, "work goes on for a caller who has left"
+        time.sleep(0.1)
+    assert len(service.embed(["next"])) == 1
+
+
+def outstanding(service) -> float:
+    stats = service.handle.record_autoscaling_stats.remote().result()
+    return stats["text_tokens_outstanding"]

@@ -1,0 +1,58 @@
+"""The configuration: frozen, strict, and free of contradictions."""
+
+import pytest
+from pydantic import ValidationError
+
+from deployments.config import AppConfig
+
+REFUSED = {
+    "an unknown key": ({"text": {"max_tokens": 1}}, "max_tokens"),
+    "no tower at all": ({"text": {"enabled": False}, "vision": {"enabled": False}}, "nothing"),
+    "a chunk larger than a batch": ({"router": {"max_tokens_per_chunk": 20000}}, "fit in a batch"),
+    "an image larger than a chunk": ({"images": {"max_image_bytes": 10**9}}, "one image"),
+    "files of a server's disk": ({"images": {"local_files": True}}, "bulk"),
+    "too few calls to fill a batch": ({"text": {"max_ongoing_requests": 5}}, "set it to 8"),
+    "too few calls for pictures": ({"vision": {"max_ongoing_requests": 5}}, "set it to 8"),
+    "bounds the wrong way round": (
+        {"text": {"scaling": {"min_replicas": 3, "max_replicas": 2}}},
+        "exceeds max_replicas",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_contradiction_is_refused_with_what_to_change(settings, words):
+    """Nothing starts with settings that cannot work."""
+    with pytest.raises(ValidationError, match=words):
+        AppConfig.model_validate(settings)
+
+
+def test_the_defaults_are_valid_and_frozen():
+    """An empty configuration serves the shipped checkpoint, and cannot be changed later."""
+    config = AppConfig()
+    assert config.model.source == "demo"
+    with pytest.raises(ValidationError, match="frozen"):
+        config.text = config.text
+
+
+def test_keys_do_not_show_when_the_configuration_is_printed():
+    """A log line with the configuration holds no secret."""
+    config = AppConfig.model_validate({"api_keys": ["very-secret"]})
+    assert (
+        "very-secret" not in f"{config} {config!r} {config.model_dump()} {config.model_dump_json()}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("demo", "jina-clip-demo"),
+        ("jinaai/jina-clip-v2", "jina-clip-v2"),
+        ("s3://bucket/models/mine/", "mine"),
+    ],
+)
+def test_the_served_name_is_the_sources_last_part(source, name):
+    """Unless a name is given."""
+    assert AppConfig.model_validate({"model": {"source": source}}).model.served_name == name
+    named = AppConfig.model_validate({"model": {"source": source, "name": "x"}})
+    assert named.model.served_name == "x"
