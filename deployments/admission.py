@@ -22,33 +22,30 @@ class DrainRate:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._finished: deque[tuple[float, int]] = deque()
-        self._busy_since_s: float | None = None
         self._last_rate = 0.0
 
     def started(self) -> None:
-        """Note that work is outstanding from now on."""
-        if self._busy_since_s is None:
-            self._busy_since_s = self._clock()
-            self._finished.clear()
+        """Note that work comes after idleness: what was finished before it says nothing now."""
+        self._last_rate = self.per_s()
+        self._finished.clear()
 
-    def finished(self, cost: int, idle: bool) -> None:
-        """Note that work is done; `idle` if none is left."""
+    def finished(self, cost: int) -> None:
+        """Note that work is done."""
         self._finished.append((self._clock(), cost))
-        self._last_rate = self._measure()
-        if idle:
-            self._busy_since_s = None
 
     def per_s(self) -> float:
-        """Return cost units per second, 0 if nothing was ever finished."""
-        return self._measure() if self._finished and self._busy_since_s else self._last_rate
+        """Return cost units per second; the last rate known where there is too little to tell.
 
-    def _measure(self) -> float:
-        now = self._clock()
-        begin = max(now - WINDOW_S, self._busy_since_s if self._busy_since_s is not None else now)
-        while self._finished and self._finished[0][0] < now - WINDOW_S:
+        Measured from the first to the last piece of the window: the time before the first is the
+        latency of an idle service, not its pace.
+        """
+        while len(self._finished) > 2 and self._finished[0][0] < self._clock() - WINDOW_S:
             self._finished.popleft()
-        done = sum(cost for _, cost in self._finished)
-        return done / (now - begin) if now > begin and done else self._last_rate
+        if len(self._finished) < 2:
+            return self._last_rate
+        (first_s, first), (last_s, _) = self._finished[0], self._finished[-1]
+        done = sum(cost for _, cost in self._finished) - first
+        return done / (last_s - first_s) if last_s > first_s else self._last_rate
 
 
 class Hold:
@@ -105,9 +102,9 @@ class Budget:
                 f"{self.limit:,}; retry in {drain_s:.1f} s",
                 drain_s,
             )
-        self.outstanding += cost
-        if cost:
+        if self.outstanding == 0 and cost:
             self._rate.started()
+        self.outstanding += cost
         hold = Hold(self, cost)
         try:
             yield hold
@@ -118,7 +115,7 @@ class Budget:
         """Note that outstanding work is done."""
         if cost:
             self.outstanding -= cost
-            self._rate.finished(cost, idle=self.outstanding == 0)
+            self._rate.finished(cost)
 
     def drain_s(self) -> float:
         """Return the seconds in which the outstanding work is done at the present rate."""

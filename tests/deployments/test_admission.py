@@ -29,17 +29,17 @@ def test_work_within_the_budget_is_let_in_and_given_back():
 
 
 def test_over_the_budget_is_refused_with_the_time_in_which_it_drains():
-    """At 10 units a second, 80 outstanding units take 8 seconds."""
+    """At 10 units a second, 70 outstanding units take 7 seconds; the first piece's wait is none."""
     clock = Clock()
     budget = Budget("images", 100, clock)
     with ExitStack() as requests:
         hold = requests.enter_context(budget.admit(100))
-        clock.now = 2.0
-        hold.release(20)
-        with pytest.raises(OverloadedError, match="80 images are outstanding") as refused:
-            requests.enter_context(budget.admit(21))
-        assert refused.value.retry_after_s == pytest.approx(8.0)
-        requests.enter_context(budget.admit(20))
+        for clock.now in (5.0, 6.0, 7.0):
+            hold.release(10)
+        with pytest.raises(OverloadedError, match="70 images are outstanding") as refused:
+            requests.enter_context(budget.admit(31))
+        assert refused.value.retry_after_s == pytest.approx(7.0)
+        requests.enter_context(budget.admit(30))
     assert budget.outstanding == 0
 
 
@@ -47,11 +47,20 @@ def test_idle_time_does_not_make_the_drain_look_slow():
     """After a pause the rate is that of the last work, not of the pause."""
     clock = Clock()
     budget = Budget("tokens", 100, clock)
-    with budget.admit(50):
+    with budget.admit(50) as hold:
+        hold.release(10)
         clock.now += 1.0
     clock.now += 1000.0
     with budget.admit(100):
-        assert budget.drain_s() == pytest.approx(2.0)
+        assert budget.drain_s() == pytest.approx(100 / 40)
+
+
+def test_before_anything_was_finished_a_second_is_asked_for():
+    """Without a rate there is no better guess."""
+    budget = Budget("tokens", 100, Clock())
+    with budget.admit(100), pytest.raises(OverloadedError) as refused, budget.admit(1):
+        pass
+    assert refused.value.retry_after_s == 1.0
 
 
 def test_a_request_larger_than_the_whole_budget_is_told_to_split():
