@@ -62,7 +62,7 @@ def packed_sdpa(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, segments: Segments)
     """
     lengths = segments.lengths or tuple(segments.cu_seqlens.diff().tolist())
     parts, start = [], 0
-    for length, run in groupby(lengths):
+    for length, run in groupby(x for x in lengths if x):
         count = len(list(run))
         rows = slice(start, start + count * length)
         q, k, v = (x[rows].unflatten(0, (count, length)) for x in (q_THD, k_THD, v_THD))
@@ -183,7 +183,8 @@ def _require(name: str, fault: str, device: torch.device, dtype: torch.dtype) ->
 
 def _packed_fault(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """Return why a kernel cannot be used here, or nothing: it is tried on two small texts."""
-    segments = Segments(torch.tensor([0, 48, 64], dtype=torch.int32, device=device), 48)
+    bounds = torch.tensor([0, 48, 64, 64], dtype=torch.int32, device=device)
+    segments = Segments(bounds, 48, (48, 16))  # and an empty one, as behind a filled batch
     wanted = PackedKernels(name, name)
     return _fault((64, 2, 64), device, dtype, packed_sdpa, packed_attention(wanted), segments)
 

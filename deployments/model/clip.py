@@ -16,7 +16,7 @@ from torch import Tensor
 from deployments.model import compilation, decode, loading
 from deployments.model.architecture import Architecture
 from deployments.model.checkpoint import Checkpoint
-from deployments.model.decode import Decoded, Decoder
+from deployments.model.decode import Decoded, Decoder, Encoded
 from deployments.model.errors import ImageError, OptionError
 from deployments.model.image import MAX_PIXELS, Pixels
 from deployments.model.output import Rows, check_dimensions, finish
@@ -87,7 +87,7 @@ class ClipModel:
             attention: `"auto"` or a kernel of `deployments.model.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.
-            compile: `"on"`, `"off"`, or `"auto"` (on CUDA); compiles at the first batches.
+            compile: `"on"`, `"off"`, or `"auto"` (on CUDA); includes the graphs of small batches.
             image_decode: `"exact"`, `"gpu"` (JPEGs on the device), or `"auto"`.
 
         Raises:
@@ -205,10 +205,7 @@ class ClipModel:
         return self.embed_pixels(torch.stack(tensors))
 
     def embed_images(self, images: Sequence[bytes]) -> tuple[Rows, dict[int, ImageError]]:
-        """Decode and run one batch; un-normalised float32 [n, width], and the broken pictures.
-
-        The row of a broken picture is zero.
-        """
+        """Decode and run one batch; un-normalised rows, zero for a broken picture, and errors."""
         decoded = self.decode_images(images)
         rows = np.zeros((len(images), self.width), dtype=np.float32)
         if decoded.kept:
@@ -227,9 +224,7 @@ class ClipModel:
             raise OptionError("the vision tower is not loaded; load with towers=('vision', ...)")
         return self._vision.launch(pixels)
 
-    def decode_images(
-        self, images: Sequence[Image.Image | bytes], max_pixels: int = MAX_PIXELS
-    ) -> Decoded:
+    def decode_images(self, images: Sequence[Encoded], max_pixels: int = MAX_PIXELS) -> Decoded:
         """Decode a batch for `embed_pixels`; any number of threads may do so at a time."""
         return self._decoder.decode(images, max_pixels)
 
@@ -239,9 +234,7 @@ class ClipModel:
         max_batch_sequences: int = MAX_BATCH_SEQUENCES,
         max_batch_images: int = MAX_BATCH_IMAGES,
     ) -> WarmUp:
-        """Make every batch within the budget as fast as the ones after it; logs the memory taken.
-
-        Call it from the thread that will call the model.
+        """Make every batch within the budget fast, from the thread that will run them.
 
         Raises:
             OptionError: a budget does not fit on the device; names the largest that does.

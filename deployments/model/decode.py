@@ -211,6 +211,6 @@ def _gpu_fault(device: torch.device) -> str:
     Image.new("RGB", (16, 16)).save(probe, "JPEG")
     try:
         decode_jpegs([probe.getvalue()], device)
-    except (ImportError, RuntimeError, NotImplementedError) as error:
+    except (AttributeError, ImportError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 # The operator that torch.compile puts in for linear layers. In float32, plain layers go to MKL,
-# which is 8 to 15% slower at the towers' shapes on the processors measured (benchmarks/README.md).
+# which is 4 to 17% slower at the towers' shapes on the processors measured (benchmarks/README.md).
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

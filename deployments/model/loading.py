@@ -76,18 +76,22 @@ def load_text(
     Raises:
         OptionError: the attention kernel is unknown or does not run here.
     """
-    keep_caches()
+    on_gpu = place.device.type == "cuda"
+    if on_gpu:
+        keep_caches()
     with inference(place.device):
         names = kernels.resolve_packed(attention, place.device, place.dtype)
     attend = kernels.packed_attention(names)
-    if place.device.type == "cpu" and not compiles:
+    if not on_gpu and not compiles:
         attend = kernels.packed_sdpa  # without the operator's overhead
     with torch.device("meta"):
         tower = TextTower(checkpoint.architecture.text, attend)
     fill(tower, checkpoint.text_weights(), place)
     if compiles:
         tower.compile_blocks()
-    return TextRunner(tower, place.device, str(names))
+    # SDPA asks the device for the lengths of the texts, which no graph can.
+    captures = on_gpu and compiles and "sdpa" not in str(names)
+    return TextRunner(tower, place.device, str(names), captures)
 
 
 def load_vision(
@@ -98,21 +102,23 @@ def load_vision(
     Raises:
         OptionError: the attention kernel is unknown or does not run here.
     """
-    keep_caches()
+    on_gpu = place.device.type == "cuda"
+    if on_gpu:
+        keep_caches()
     arch = checkpoint.architecture.vision
     shape = (MEASURED_IMAGES, arch.num_tokens, arch.num_heads, arch.head_width)
     with inference(place.device):
         name = kernels.resolve_dense(attention, place.device, place.dtype, shape)
     attend = kernels.dense_attention(name)
-    if place.device.type == "cpu" and not compiles:
+    if not on_gpu and not compiles:
         attend = kernels.dense_sdpa
-    multiple = CUDA_MLP_MULTIPLE if place.device.type == "cuda" else 1
+    multiple = CUDA_MLP_MULTIPLE if on_gpu else 1
     with torch.device("meta"):
         tower = VisionTower(arch, attend, multiple)
     fill(tower, checkpoint.vision_weights(), place)
     if compiles:
         tower.compile_blocks()
-    return VisionRunner(tower, place.device, name)
+    return VisionRunner(tower, place.device, name, on_gpu and compiles)
 
 
 def _load_reference_text(checkpoint: Checkpoint, place: Place) -> Runner[Sequence[TokenIds]]:

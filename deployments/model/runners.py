@@ -85,8 +85,15 @@ class ReferenceRunner(Generic[Batch]):
 class TextRunner:
     """Runs the text tower on batches of token ids."""
 
-    def __init__(self, tower: TextTower, device: torch.device, attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        tower: TextTower,
+        device: torch.device,
+        attention: str = "sdpa",
+        captures: bool = False,
+    ) -> None:
         self.attention = attention
+        self._captures = captures
         self._tower = tower
         self._device = device
         self._graphs: dict[graphs.Bucket, graphs.Graph] = {}
@@ -109,11 +116,8 @@ class TextRunner:
             return Pending.of(graph.replay()[: len(token_ids)], packed.order)
 
     def capture(self, limit: int, /) -> None:
-        """Capture the graphs of batches up to a number of tokens.
-
-        Does nothing on a CPU, nor for SDPA, which needs the lengths on the host.
-        """
-        if self._device.type != "cuda" or "sdpa" in self.attention:
+        """Capture the graphs of batches up to a number of tokens, where graphs are used."""
+        if not self._captures:
             return
         with inference(self._device):
             pool = torch.cuda.graph_pool_handle()
@@ -143,8 +147,15 @@ class TextRunner:
 class VisionRunner:
     """Runs the vision tower on batches of pixels."""
 
-    def __init__(self, tower: VisionTower, device: torch.device, attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        tower: VisionTower,
+        device: torch.device,
+        attention: str = "sdpa",
+        captures: bool = False,
+    ) -> None:
         self.attention = attention
+        self._captures = captures
         self._tower = tower
         self._device = device
         self._graphs: dict[int, graphs.Graph] = {}
@@ -164,8 +175,8 @@ class VisionRunner:
             return Pending.of(graph.replay()[: len(order)], order)
 
     def capture(self, limit: int, /) -> None:
-        """Capture the graphs of batches up to a number of pictures; does nothing on a CPU."""
-        if self._device.type != "cuda":
+        """Capture the graphs of batches up to a number of pictures, where graphs are used."""
+        if not self._captures:
             return
         size = self._tower.arch.image_size
         with inference(self._device):

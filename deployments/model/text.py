@@ -80,7 +80,8 @@ def pack(
     np.concatenate([kept[i] for i in order], out=positions[:total], casting="same_kind")
     parts = (bounds.astype(np.int32), token_ids, positions)
     buffer = torch.from_numpy(np.concatenate(parts))
-    segments = Segments(buffer, longest, tuple(np.diff(bounds).tolist()))
+    # The memory of a filled batch is used again for others: only the device knows their lengths.
+    segments = Segments(buffer, longest, () if shape else tuple(lengths.tolist()))
     return _views(buffer, len(bounds), segments, order).to(device)
 
 

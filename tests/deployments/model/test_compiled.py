@@ -1,0 +1,247 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deployments.model import ClipModel, linear, memory
+from deployments.model.attention import PackedKernels, Segments, packed_attention
+from deployments.model.checkpoint import Checkpoint
+from deployments.model.compilation import resolve
+from deployments.model.errors import OptionError, TextTooLongError
+from deployments.model.graphs import Bucket, fitting, text_buckets
+from deployments.model.linear import Linear
+from deployments.model.loading import Place, fill
+from deployments.model.runners import TextRunner, text_batches
+from deployments.model.text import Layer, TextTower, mean_pool, pack
+from deployments.model.vision import PaddedLayerNorm, VisionTower
+from deployments.model.warmup import text_batches as warm_batches
+
+CPU = torch.device("cpu")
+
+
+def texts(lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.integers(4, 14000, length).astype(np.int32) for length in lengths]
+
+
+@pytest.mark.parametrize("lengths", [(5,), (40, 7, 7), (3,) * 16, (60, 60, 60), (900, 20, 4)])
+def test_filling_a_batch_up_to_a_bucket_changes_no_row(demo: ClipModel, lengths: tuple[int, ...]):
+    """Rows of a batch that was filled up equal those of the batch itself."""
+    batch = texts(lengths)
+    bucket = fitting(text_buckets(2048), lengths)
+    assert bucket is not None
+    packed = pack(batch, 1, CPU, bucket)
+    with torch.inference_mode():
+        rows = demo._text._tower(packed).numpy()[: len(batch)]
+    assert len(packed.token_ids) == bucket.tokens
+    assert len(packed.segments.cu_seqlens) == bucket.num_bounds
+    assert packed.segments.max_length == bucket.longest
+    assert packed.segments.cu_seqlens.diff().max() <= bucket.longest
+    np.testing.assert_allclose(rows, demo.embed_tokens(batch)[packed.order], atol=1e-5)
+
+
+def test_every_bucket_can_be_filled_from_its_emptiest_and_fullest_batch():
+    """Bounds rise to the bucket's tokens in steps of at most its longest text."""
+    for bucket in text_buckets(2048):
+        for count in (1, bucket.sequences):
+            bounds = bucket.fill(np.arange(count + 1) * 2)
+            assert len(bounds) == bucket.num_bounds
+            assert bounds[-1] == bucket.tokens
+            assert 0 <= np.diff(bounds).min() <= np.diff(bounds).max() <= bucket.longest
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((16,), Bucket(16, 4, 16)),
+        ((4, 4, 4, 4), Bucket(16, 4, 16)),
+        ((3, 3, 3, 3, 3), Bucket(32, 8, 32)),
+        ((200,), Bucket(256, 8, 256)),
+        ((100,) * 12, Bucket(1536, 384, 128)),
+        ((1025,), None),
+        ((128,) * 17, None),
+    ],
+)
+def test_a_batch_takes_the_smallest_bucket_that_holds_it(
+    lengths: tuple[int, ...], expected: Bucket | None
+):
+    """Tokens, number of texts and longest text all have to fit; larger batches have no graph."""
+    assert fitting(text_buckets(16384), lengths) == expected
+
+
+def test_no_bucket_is_larger_than_the_budget():
+    """A small budget captures small graphs only."""
+    assert max(bucket.tokens for bucket in text_buckets(100)) == 96
+
+
+def test_small_batches_replay_the_graph_of_their_bucket(demo: ClipModel):
+    """A runner with captured shapes copies a batch into one and returns the rows of its texts."""
+    tower = demo._text._tower
+    runner = TextRunner(tower, CPU)
+
+    class Replayed:
+        def __init__(self, bucket: Bucket) -> None:
+            self.inputs = pack(texts([bucket.longest]), 1, CPU, bucket)
+            self.replays = 0
+
+        def replay(self) -> torch.Tensor:
+            self.replays += 1
+            return tower(self.inputs)
+
+    class Buffer(torch.Tensor):
+        def pin_memory(self) -> torch.Tensor:
+            return self
+
+    with torch.inference_mode():
+        runner._graphs = {bucket: Replayed(bucket) for bucket in text_buckets(64)}
+    original = runner._pack
+
+    def unpinned(token_ids, bucket):
+        packed = original(token_ids, bucket)
+        object.__setattr__(packed, "buffer", packed.buffer.as_subclass(Buffer))
+        return packed
+
+    runner._pack = unpinned
+    batch = texts((11, 3, 9))
+    np.testing.assert_allclose(runner.launch(batch).rows(), demo.embed_tokens(batch), atol=1e-5)
+    replays = {bucket.tokens: graph.replays for bucket, graph in runner._graphs.items()}
+    assert replays == {16: 0, 32: 1, 48: 0, 64: 0}
+    runner.launch(texts((100,)))
+    assert sum(graph.replays for graph in runner._graphs.values()) == 1
+
+
+@pytest.mark.parametrize("multiple", [32, 256])
+def test_a_padded_swiglu_gives_the_same_rows(demo: ClipModel, golden, multiple: int):
+    """Zero columns up to a multiple leave the vision tower's rows as they are."""
+    checkpoint = Checkpoint.open("demo")
+    with torch.device("meta"):
+        tower = VisionTower(checkpoint.architecture.vision, mlp_multiple=multiple)
+    fill(tower, checkpoint.vision_weights(), Place(CPU, torch.float32))
+    assert tower.blocks[0].mlp.w3.in_features % multiple == 0
+    assert tower.blocks[0].mlp.w3.in_features > checkpoint.architecture.vision.mlp_width
+    pixels = golden.arrays["crops"][:4]
+    with torch.inference_mode():
+        rows = tower(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(rows, demo.embed_pixels(pixels), atol=1e-5)
+
+
+def test_the_padded_norm_keeps_the_statistics_of_the_true_width():
+    """It equals a plain norm of the true width; a norm over all of it would not."""
+    padded = PaddedLayerNorm(10, 16, 1e-6)
+    x = torch.zeros(3, 16)
+    x[:, :10] = torch.randn(3, 10) + 3
+    exact = nn.functional.layer_norm(x[:, :10], (10,), eps=1e-6)
+    torch.testing.assert_close(padded(x)[:, :10], exact, atol=1e-5, rtol=0)
+    naive = nn.functional.layer_norm(x, (16,), eps=1e-6)[:, :10]
+    assert (naive - exact).abs().max() > 0.1
+
+
+def test_the_linear_layer_equals_torchs_own(monkeypatch: pytest.MonkeyPatch):
+    """Both libraries give the same product, whichever this build of torch has."""
+    layer = Linear(24, 40)
+    x = torch.randn(7, 24)
+    expected = (x.double() @ layer.weight.double().T + layer.bias.double()).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=0)
+        monkeypatch.setattr(linear, "ONEDNN", False)
+        torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=0)
+
+
+def test_mean_pooling_averages_each_text_in_float32():
+    """Long texts of bfloat16 tokens are averaged to float32 precision, without their neighbours."""
+    lengths = (5000, 3, 1)
+    x = (torch.randn(sum(lengths), 4) + 5).bfloat16()
+    where = Segments(torch.tensor([0, *lengths]).cumsum(0).int(), 5000)
+    exact = torch.stack([part.double().mean(0) for part in x.split(lengths)])
+    pooled = mean_pool(x, where)
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled.double(), exact, atol=5e-5, rtol=0)
+
+
+def test_compiled_layers_serve_every_batch_with_one_compilation(demo: ClipModel):
+    """Batches of other lengths and counts run without a compilation of their own, and agree."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    checkpoint = Checkpoint.open("demo")
+    with torch.device("meta"):
+        attend = packed_attention(PackedKernels("sdpa", "sdpa"))
+        tower = TextTower(checkpoint.architecture.text, attend)
+    fill(tower, checkpoint.text_weights(), Place(CPU, torch.float32))
+    counter = CompileCounterWithBackend("eager")
+    tower._run_layer = torch.compile(Layer.forward, dynamic=True, fullgraph=True, backend=counter)
+    runner = TextRunner(tower, CPU)
+    for lengths in ((48, 17, 5), (30,), (7, 7, 7, 7), (120, 3)):
+        batch = texts(lengths)
+        rows = runner.launch(batch).rows()
+        np.testing.assert_allclose(rows, demo.embed_tokens(batch), atol=1e-5)
+    assert counter.frame_count == 1
+
+
+def test_compiling_is_for_gpus_unless_asked_for():
+    """`auto` compiles on CUDA only; unknown modes are refused."""
+    assert resolve("auto", torch.device("cuda"))
+    assert not resolve("auto", CPU)
+    assert resolve("on", CPU)
+    assert not resolve("off", torch.device("cuda"))
+    with pytest.raises(OptionError, match="compile is 'fast'; choose one of auto, on, off"):
+        resolve("fast", CPU)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([0, 14500, 2], OptionError, "token ids from 0 to 14500, the model knows 0 to 14499"),
+        ([0, -1, 2], OptionError, "token ids from -1"),
+        ([0] * 8193, TextTooLongError, "text 1 has 8,193 tokens, the limit is 8,192"),
+    ],
+)
+def test_ids_that_would_stop_a_device_are_refused_on_the_host(
+    demo: ClipModel, ids: list[int], error: type[Exception], message: str
+):
+    """An index out of range is the caller's error, named by its place in the batch."""
+    with pytest.raises(error, match=message):
+        demo.embed_tokens([np.array([0, 2], np.int32), np.array(ids, np.int32)])
+
+
+def test_batches_keep_to_both_budgets():
+    """Texts go longest first, in batches within the numbers of texts and of tokens."""
+    batches = list(text_batches(texts((5, 90, 30, 30, 8)), max_sequences=2, max_tokens=100))
+    assert batches == [[1], [2, 3], [4, 0]]
+
+
+def test_a_budget_that_does_not_fit_is_refused_with_the_largest_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Full batches are tried on the device, down to the largest that it can hold."""
+    tried = []
+
+    def run(size: int) -> None:
+        tried.append(size)
+        if size > 5000:
+            raise torch.OutOfMemoryError("no")
+
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**31))
+    message = "max_batch_tokens=16,384 does not fit .* the largest that fits is 4,096"
+    with pytest.raises(OptionError, match=message):
+        memory.require(run, 16384, 1024, "max_batch_tokens", torch.device("cuda"))
+    assert tried[0] == 16384
+    assert 5120 in tried
+
+
+def test_warm_up_covers_the_longest_texts_and_the_most_texts():
+    """The two extremes of a budget keep to it."""
+    long, many = warm_batches(1000, 64, 300)
+    assert [len(ids) for ids in long] == [300, 300, 300, 100]
+    assert [len(ids) for ids in many] == [15] * 64
+
+
+def test_warm_up_on_a_cpu_runs_both_towers_and_reports(demo: ClipModel):
+    """A CPU is warmed with small batches, has no graphs, and reports no device memory."""
+    report = demo.warm_up(max_batch_tokens=10**9, max_batch_images=2)
+    assert report.seconds > 0
+    assert (report.text_peak_bytes, report.vision_peak_bytes) == (0, 0)
+    assert demo._text._graphs == {}
