@@ -14,6 +14,7 @@ Needs the extra `reference`.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -206,6 +207,7 @@ def _print(result: Result) -> None:
         f"{result.name:32s} {result.native_rate:12,.1f} {result.unit}/s {result.native_ms:10.2f} ms"
         f"  {result.ratio:6.2f}x reference  {result.ceiling_share:6.1%} of ceiling"
         f"  cosine {result.min_cosine:.7f}  difference {result.max_difference:.1e}",
+        file=sys.stderr,
         flush=True,
     )
 
@@ -216,14 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", choices=("full", "demo"), default="demo")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--json", action="store_true", help="print JSON; the table goes to stderr")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         report = run(options.device, options.size, options.dtype, Path(folder))
+    if options.json:
+        print(json.dumps(report))
+        return
     for name in ("machine", "choices", "load_s", "warm_up", "ceiling_tflops"):
         print(f"{name}: {report[name]}")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
