@@ -1,6 +1,6 @@
 """What do the answers' encodings cost, and what share of a request is spent outside the towers?
 
-`python -m benchmarks.wire [--width 1024] [--requests 30] [--json]` writes random rows in every
+`python -m benchmarks.wire [--width 1024] [--requests 10] [--json]` writes random rows in every
 encoding and body type and times it; then it starts the service on this machine and reads, from
 the Server-Timing header of real requests, where their time went. One request at a time.
 """
@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
+from deployments.answer import Embeddings, Usage
 from deployments.config import AppConfig
 from deployments.model.output import finish
-from deployments.work import Embeddings, Usage
 from serve_app import arrow, wire
 from serve_app.rendering import ENCODINGS, JSON, NPY, Form, render
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 from serve_app.values import Served
 
 ROWS = (1, 32, 512)
-WORDS_PER_TEXT = 60
+WORDS_PER_TEXT = 20
 ROUNDS = 15
 CONFIG = AppConfig.model_validate({"text": {"num_cpus": 0.5}, "router": {"num_cpus": 0.5}})
 
@@ -129,7 +129,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--requests", type=int, default=30)
+    parser.add_argument("--requests", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     from deployments.model.architecture import Architecture

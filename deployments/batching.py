@@ -32,13 +32,29 @@ class Ran:
     seconds: float
 
 
+@dataclass(slots=True)
+class Times:
+    """Where the time of a call went, in milliseconds."""
+
+    queue_ms: float = 0.0
+    device_ms: float = 0.0
+
+
 class Job(Generic[T, R]):
     """The items of one call, and the results as they come."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, times: Times, now_s: float) -> None:
+        self.times = times
+        self._waits_since_s: float | None = now_s
         self.results: list[R | Exception | None] = [None] * size
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = size
+
+    def begin(self, now_s: float) -> None:
+        """Note that the first of its items is on the device."""
+        if self._waits_since_s is not None:
+            self.times.queue_ms = 1e3 * (now_s - self._waits_since_s)
+            self._waits_since_s = None
 
     def settle(self, index: int, result: R | Exception) -> None:
         """Record the result of one item; the call returns with its last one."""
@@ -83,6 +99,7 @@ class Batcher(Generic[T, R]):
         self.queue: WorkQueue[Place[T, R]] = WorkQueue(max_cost, max_items, bulk_share)
         self.progress = Progress(clock)
         self.memory_halvings = 0
+        self._clock = clock
         self._run = run
         self._after_batch = after_batch
         self._wake = asyncio.Event()
@@ -94,15 +111,19 @@ class Batcher(Generic[T, R]):
         return self.queue.waiting_cost + self.progress.running_cost
 
     async def submit(
-        self, items: Sequence[T], costs: Sequence[int], lane: Lane = "interactive"
+        self,
+        items: Sequence[T],
+        costs: Sequence[int],
+        lane: Lane = "interactive",
+        times: Times | None = None,
     ) -> list[R | Exception]:
         """Queue items and wait for all their results, in order; an item's failure is a value.
 
-        Cancelling the call drops the items that the device has not begun.
+        Cancelling the call drops the items that the device has not begun. `times` is filled in.
         """
         if not items:
             return []
-        job: Job[T, R] = Job(len(items))
+        job: Job[T, R] = Job(len(items), times or Times(), self._clock())
         entries = [
             self.queue.push(Place(job, index, item), cost, lane)
             for index, (item, cost) in enumerate(zip(items, costs, strict=True))
@@ -138,6 +159,9 @@ class Batcher(Generic[T, R]):
         places = [entry.payload for entry in batch]
         cost = sum(entry.cost for entry in batch)
         self.progress.begin(cost)
+        jobs = {place.job for place in places}
+        for job in jobs:
+            job.begin(self._clock())
         try:
             results = await self._run([place.item for place in places])
             if len(results) != len(places):
@@ -147,6 +171,8 @@ class Batcher(Generic[T, R]):
             await self._after_failure(batch, cost, error)
         else:
             seconds = self.progress.end()
+            for job in jobs:
+                job.times.device_ms += 1e3 * seconds
             if self._after_batch is not None:
                 self._after_batch(Ran(len(batch), cost, self.queue.max_cost, seconds))
             for place, result in zip(places, results, strict=True):

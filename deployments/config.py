@@ -34,6 +34,8 @@ class ModelConfig(Frozen):
     compile: Literal["auto", "on", "off"] = "auto"
     image_decode: Literal["auto", "exact", "gpu"] = "auto"
     implementation: Literal["native", "reference"] = "native"
+    canary_period_s: Annotated[float, Field(ge=0)] = 300
+    """How often a replica checks its rows for pinned inputs, beside at its start; 0 for never."""
     name: str | None = None
     """The name in answers and in `/v1/models`; by default the source, shortened."""
     aliases: tuple[str, ...] = ("jina-clip-v2", "jinaai/jina-clip-v2")

@@ -5,13 +5,15 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from deployments.admission import Hold
+from deployments.answer import Timings
 from deployments.config import RouterConfig
 from deployments.model.errors import EmbeddingError
-from deployments.model.output import Rows
 from deployments.model.tokenizer import TokenIds
 from deployments.tower_client import TowerClient
-from deployments.work import ImageChunk, Terms, TextChunk, cut
+from deployments.work import ImageChunk, Terms, TextChunk, TowerRows, cut
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,43 @@ class Piece:
     chunk: TextChunk | ImageChunk
     places: list[int]
     cost: int
+
+
+class Merge:
+    """The answer to a request while its pieces come in.
+
+    Args:
+        num_items: items of the request.
+        width: of a full row.
+        failures: of items that no tower sees; None to raise the first failure.
+        timings: filled in with the longest times of a piece.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        width: int,
+        failures: dict[int, EmbeddingError] | None,
+        timings: Timings,
+    ) -> None:
+        self.rows = np.zeros((num_items, width), np.float32)
+        self._failures = failures
+        self._timings = timings
+
+    def put(self, piece: Piece, answer: TowerRows) -> None:
+        """Put a piece's rows and failures in their places.
+
+        Raises:
+            EmbeddingError: an item failed, and the request does not allow that.
+        """
+        failures = {piece.places[i]: error for i, error in answer.failures.items()}
+        if self._failures is None:
+            raise_first(failures)
+        else:
+            self._failures |= failures
+        self.rows[piece.places] = answer.rows
+        self._timings.queue_ms = max(self._timings.queue_ms, answer.queue_ms)
+        self._timings.device_ms = max(self._timings.device_ms, answer.device_ms)
 
 
 def text_pieces(
@@ -47,9 +86,9 @@ def image_pieces(
 
 
 async def fan_out(
-    tower: TowerClient, pieces: Iterator[Piece], rows: Rows, hold: Hold, max_in_flight: int
+    tower: TowerClient, pieces: Sequence[Piece], merge: Merge, hold: Hold, max_in_flight: int
 ) -> None:
-    """Send pieces, at most `max_in_flight` at once, and write their rows into `rows`.
+    """Send pieces, at most `max_in_flight` at once, and merge their rows.
 
     The limit lets other requests in between the pieces of a large one. Each answered piece gives
     its cost back to the budget.
@@ -58,14 +97,14 @@ async def fan_out(
         EmbeddingError: the first failure; the pieces still under way are cancelled.
     """
 
+    waiting = iter(pieces)
+
     async def send() -> None:
-        for piece in pieces:
-            answer = await tower.embed(piece.chunk)
-            raise_first({piece.places[i]: error for i, error in answer.failures.items()})
-            rows[piece.places] = answer.rows
+        for piece in waiting:
+            merge.put(piece, await tower.embed(piece.chunk))
             hold.release(piece.cost)
 
-    await together([send() for _ in range(max_in_flight)])
+    await together([send() for _ in range(min(max_in_flight, len(pieces)))])
 
 
 def raise_first(failures: Mapping[int, EmbeddingError]) -> None:
@@ -77,6 +116,9 @@ def raise_first(failures: Mapping[int, EmbeddingError]) -> None:
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run coroutines at once; the first error cancels the others and is raised itself."""
+    if len(coroutines) == 1:  # most requests: no task to start
+        await coroutines[0]
+        return
     try:
         async with asyncio.TaskGroup() as group:
             for coroutine in coroutines:

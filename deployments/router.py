@@ -5,9 +5,9 @@ It is the HTTP ingress (its routes are in serve_app.ingress) and the target of P
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from ray.exceptions import RayError
@@ -15,33 +15,32 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.admission import Budget
+from deployments.answer import Embeddings, Timings, Usage
 from deployments.config import AppConfig, TargetsConfig
-from deployments.dispatch import fan_out, image_pieces, raise_first, text_pieces, together
-from deployments.images import ImageSources
+from deployments.dispatch import Merge, fan_out, image_pieces, raise_first, text_pieces, together
 from deployments.model.architecture import QUERY_TASK, Architecture
-from deployments.model.errors import EmbeddingError, OptionError
-from deployments.model.image import open_image
+from deployments.model.errors import OptionError
+from deployments.model.fingerprint import combine, preprocessing_digest
 from deployments.model.output import Rows, check_dimensions, finish
 from deployments.model.source import TOKENIZER_FILES, find
-from deployments.model.tokenizer import TextTokenizer, TokenIds
+from deployments.preparation import TEXTS, Prepared, Preparer, timed
 from deployments.queueing import Lane
 from deployments.tower_client import TowerClient
 from deployments.work import (
     DeadlineError,
-    Embeddings,
+    FingerprintError,
     ImageItem,
     Item,
     RequestError,
     ServiceError,
     Terms,
-    TextItem,
-    Usage,
+    TowerUnavailableError,
     parse_item,
 )
 
 logger = logging.getLogger("ray.serve")
 
-T = TypeVar("T")
+ANSWER_S = 5.0  # within which a tower says that it is there
 
 
 class Router:
@@ -66,10 +65,9 @@ class Router:
         self._vision = TowerClient("vision", vision) if vision is not None else None
         self._tokens = Budget("tokens", config.router.max_queued_tokens)
         self._pictures = Budget("images", config.router.max_queued_images)
-        self._tokenizer = TextTokenizer(folder, self.architecture.text)
-        self._images = ImageSources(config.images)
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="router")
+        self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
+        self._preprocessing = preprocessing_digest(folder, TOKENIZER_FILES)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new autoscaling targets; called by Ray Serve, restarts nothing."""
@@ -94,6 +92,8 @@ class Router:
         truncate: bool = False,
         lane: Lane = "interactive",
         timeout_s: float | None = None,
+        partial: bool = False,
+        fingerprint: str | None = None,
     ) -> Embeddings:
         """Embed a mixed list of texts and pictures; the rows come in its order.
 
@@ -105,6 +105,8 @@ class Router:
             truncate: cut texts over the token limit instead of refusing them.
             lane: `"bulk"` work fills what `"interactive"` leaves, with a share of its own.
             timeout_s: seconds until the caller stops waiting; at most the server's own limit.
+            partial: give the failures of single items in the answer instead of raising the first.
+            fingerprint: refuse to answer with rows of another fingerprint.
 
         Raises:
             InputError: something the caller has to change; the message names the item.
@@ -112,21 +114,45 @@ class Router:
         """
         parsed = self._parse(items, task, dimensions)
         limit_s = min(timeout_s or np.inf, self.config.router.timeout_s)
+        timings = Timings()
         try:
             async with asyncio.timeout(limit_s) as deadline:
-                token_ids, images = await self._prepare(parsed, task, truncate)
+                if fingerprint is not None:
+                    await self._check_fingerprint(parsed, fingerprint)
+                ready = await self._preparer.prepare(parsed, task, truncate, timings)
+                if not partial:
+                    raise_first(ready.failures)
                 left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
-                rows = await self._compute(token_ids, images, Terms(lane, max(left_s, 0)))
+                terms = Terms(lane, max(left_s, 0))
+                rows = await self._compute(ready, len(parsed), terms, partial, timings)
+                served = await self.fingerprints(_towers(parsed))
         except TimeoutError:
             raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
-        usage = Usage(sum(len(ids) for ids in token_ids.values()), len(images))
-        return Embeddings(finish(rows, dimensions, normalized), usage)
+        usage = Usage(sum(len(ids) for ids in ready.token_ids.values()), len(ready.images))
+        finished = finish(rows, dimensions, normalized)
+        answered_by = " ".join(f"{name}:{digest}" for name, digest in served.items())
+        return Embeddings(finished, usage, ready.failures, timings, answered_by)
+
+    async def fingerprints(self, towers: Collection[str] = ("text", "vision")) -> dict[str, str]:
+        """Return what the rows of each tower depend on besides the items, by tower.
+
+        A tower that does not answer is left out.
+        """
+        clients = {"text": self._text, "vision": self._vision}
+        found = {}
+        for name in sorted(towers):
+            client = clients[name]
+            if client is not None:
+                with suppress(ServiceError, TimeoutError):
+                    async with asyncio.timeout(ANSWER_S):
+                        found[name] = combine(self._preprocessing, await client.fingerprint())
+        return found
 
     async def ready(self) -> bool:
         """Return whether every tower of the application answers."""
         towers = [tower for tower in (self._text, self._vision) if tower is not None]
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(ANSWER_S):
                 await together([tower.ready() for tower in towers])
         except (ServiceError, TimeoutError, RayError, RayServeException) as error:
             logger.warning("not ready: %r", error)
@@ -148,69 +174,60 @@ class Router:
             raise OptionError(f"task is {task!r}; choose {QUERY_TASK!r} or leave it out")
         check_dimensions(dimensions, self.architecture.width)
         items = [parse_item(index, value) for index, value in enumerate(values)]
-        if self._text is None and any(isinstance(item, TextItem) for item in items):
+        if self._text is None and any(isinstance(item, TEXTS) for item in items):
             raise RequestError("this server embeds no texts: it runs without the text tower")
         if self._vision is None and any(isinstance(item, ImageItem) for item in items):
             raise RequestError("this server embeds no images: it runs without the vision tower")
         return items
 
-    async def _prepare(
-        self, items: list[Item], task: str | None, truncate: bool
-    ) -> tuple[dict[int, TokenIds], dict[int, bytes]]:
-        """Tokenise texts and get pictures; both by their place in the request."""
-        texts = {i: item.text for i, item in enumerate(items) if isinstance(item, TextItem)}
-        sources = {i: item.source for i, item in enumerate(items) if isinstance(item, ImageItem)}
-        tokenised, fetched = await asyncio.gather(
-            self._tokenise(list(texts.values()), task, truncate),
-            asyncio.gather(*(self._fetch(source) for source in sources.values())),
-        )
-        token_ids = dict(zip(texts, tokenised, strict=True))
-        images = dict(zip(sources, fetched, strict=True))
-        return _all_good(token_ids), _all_good(images)
+    async def _check_fingerprint(self, items: list[Item], wanted: str) -> None:
+        """Compare a fingerprint, `text:... vision:...`, for the towers that a request uses.
+
+        Raises:
+            FingerprintError: the caller wants another one than is served.
+            RequestError: not of that form.
+            TowerUnavailableError: a tower does not say which it has.
+        """
+        asked = dict(part.partition(":")[::2] for part in wanted.split())
+        if not asked or not set(asked) <= {"text", "vision"}:
+            raise RequestError("a fingerprint has the form 'text:... vision:...', or one of both")
+        used = _towers(items) & set(asked)
+        served = await self.fingerprints(used)
+        for name in sorted(used):
+            if name not in served:
+                raise TowerUnavailableError(f"the {name} tower does not answer; retry shortly")
+            if asked[name] != served[name]:
+                raise FingerprintError(
+                    f"the {name} fingerprint here is {served[name]}, not the one asked for: other "
+                    "weights, precision, kernel or preprocessing"
+                )
 
     async def _compute(
-        self, token_ids: dict[int, TokenIds], images: dict[int, bytes], terms: Terms
+        self, ready: Prepared, num_items: int, terms: Terms, partial: bool, timings: Timings
     ) -> Rows:
         """Admit the request, send its pieces to both towers at once, and merge their rows."""
         limits = self.config.router
-        rows = np.empty((len(token_ids) + len(images), self.architecture.width), np.float32)
+        failures = ready.failures if partial else None
+        merge = Merge(num_items, self.architecture.width, failures, timings)
+        token_ids, images = ready.token_ids, ready.images
         tokens = sum(len(ids) for ids in token_ids.values())
-        with self._tokens.admit(tokens) as text, self._pictures.admit(len(images)) as vision:
+        max_in_flight = limits.max_chunks_in_flight
+        with (
+            self._tokens.admit(tokens) as text,
+            self._pictures.admit(len(images)) as vision,
+            timed(timings, "towers_ms"),
+        ):
             work = []
             if self._text and token_ids:
-                pieces = text_pieces(token_ids, terms, limits)
-                work.append(fan_out(self._text, pieces, rows, text, limits.max_chunks_in_flight))
+                pieces = list(text_pieces(token_ids, terms, limits))
+                work.append(fan_out(self._text, pieces, merge, text, max_in_flight))
             if self._vision and images:
-                pieces = image_pieces(images, terms, limits)
-                work.append(
-                    fan_out(self._vision, pieces, rows, vision, limits.max_chunks_in_flight)
-                )
+                pieces = list(image_pieces(images, terms, limits))
+                work.append(fan_out(self._vision, pieces, merge, vision, max_in_flight))
             await together(work)
-        return rows
-
-    async def _tokenise(
-        self, texts: list[str], task: str | None, truncate: bool
-    ) -> Sequence[TokenIds | EmbeddingError]:
-        if not texts:
-            return []
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._tokenizer.encode_each, texts, task, None, truncate
-        )
-
-    async def _fetch(self, source: bytes | str) -> bytes | EmbeddingError:
-        """Return the encoded picture once its header shows a size within the limits."""
-        try:
-            data = await self._images.read(source)
-            max_pixels = self.config.images.max_pixels
-            await asyncio.get_running_loop().run_in_executor(
-                self._threads, open_image, data, max_pixels
-            )
-        except EmbeddingError as error:
-            return error
-        return data
+        return merge.rows
 
 
-def _all_good(results: dict[int, T | EmbeddingError]) -> dict[int, T]:
-    """Return the results if none is an error, otherwise raise the first with its item's index."""
-    raise_first({i: x for i, x in results.items() if isinstance(x, EmbeddingError)})
-    return {i: x for i, x in results.items() if not isinstance(x, EmbeddingError)}
+def _towers(items: Sequence[Item]) -> set[str]:
+    """Return which towers a request uses."""
+    return {"text" if isinstance(item, TEXTS) else "vision" for item in items}

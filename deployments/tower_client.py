@@ -23,6 +23,7 @@ class TowerClient:
     def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
         self._name = name
         self._handle = handle
+        self._fingerprint: str | None = None
 
     async def embed(self, chunk: TextChunk | ImageChunk) -> TowerRows:
         """Return the rows of a chunk; embedding is idempotent, so a lost replica is tried again.
@@ -47,8 +48,21 @@ class TowerClient:
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def ready(self) -> None:
-        """Return once a replica answers."""
-        await self._handle.ready.remote()
+        """Return once a replica answers; notes its fingerprint."""
+        self._fingerprint = str(await self._handle.ready.remote())
+
+    async def fingerprint(self) -> str:
+        """Return what a replica answers `ready` with: its weights and how it runs them.
+
+        Raises:
+            TowerUnavailableError: no replica answers.
+        """
+        if self._fingerprint is None:
+            try:
+                await self.ready()
+            except Exception as error:
+                raise self._translated(error) from error
+        return self._fingerprint or ""
 
     def _translated(self, error: Exception) -> EmbeddingError:
         if isinstance(error, EmbeddingError):

@@ -4,12 +4,16 @@ EmbeddingError
 ├── InputError (deployments.model.errors)
 │   ├── RequestError         the request as a whole: shape, limits
 │   │   ├── BodyTooLargeError
+│   │   ├── FingerprintError
 │   │   ├── RequestTooLargeError
 │   │   ├── UnauthorizedError
+│   │   │   ├── KeyFormatError
+│   │   │   └── MissingKeyError
 │   │   └── UnknownModelError
 │   └── ImageSourceError     a picture that cannot be had: refused address, failed download
 └── ServiceError             not the caller's fault; worth another try later
     ├── OverloadedError      says when to come back
+    │   └── RateLimitError   the API key's own limit
     ├── TowerUnavailableError
     └── DeadlineError
 
@@ -35,12 +39,24 @@ class BodyTooLargeError(RequestError):
     """More bytes than the server reads."""
 
 
+class FingerprintError(RequestError):
+    """The caller asks for vectors of other weights, precision or preprocessing than are served."""
+
+
 class RequestTooLargeError(RequestError):
     """More work than the server takes at once, or an item that no batch can hold."""
 
 
 class UnauthorizedError(RequestError):
     """No API key, or one that is not known."""
+
+
+class MissingKeyError(UnauthorizedError):
+    """No API key at all."""
+
+
+class KeyFormatError(UnauthorizedError):
+    """An Authorization header of another form than `Bearer KEY`."""
 
 
 class UnknownModelError(RequestError):
@@ -67,6 +83,10 @@ class OverloadedError(ServiceError):
         return str(self.args[0])
 
 
+class RateLimitError(OverloadedError):
+    """An API key has used up a limit of its own."""
+
+
 class TowerUnavailableError(ServiceError):
     """A tower's replicas died or cannot be reached."""
 
@@ -89,7 +109,14 @@ class ImageItem:
     source: bytes | str
 
 
-Item = TextItem | ImageItem
+@dataclass(frozen=True, slots=True)
+class TokenItem:
+    """One text as token ids of the served model's own vocabulary, with or without `<s>`, `</s>`."""
+
+    token_ids: tuple[int, ...]
+
+
+Item = TextItem | ImageItem | TokenItem
 
 
 def parse_item(index: int, value: object) -> Item:
@@ -98,7 +125,7 @@ def parse_item(index: int, value: object) -> Item:
     Raises:
         RequestError: any other form.
     """
-    if isinstance(value, (TextItem, ImageItem)):
+    if isinstance(value, (TextItem, ImageItem, TokenItem)):
         return value
     if isinstance(value, str):
         return TextItem(value)
@@ -161,13 +188,23 @@ class TowerRows:
     Attributes:
         rows: float32 [n, width], un-normalised, in the chunk's order; a failed row is zero.
         failures: what went wrong with which item.
+        queue_ms: how long the chunk waited for the device.
+        device_ms: how long the device worked on its batches.
     """
 
     rows: Rows
     failures: Mapping[int, EmbeddingError] = field(default_factory=dict)
+    queue_ms: float = 0.0
+    device_ms: float = 0.0
 
     @classmethod
-    def of(cls, results: Sequence[Row | Exception], width: int) -> "TowerRows":
+    def of(
+        cls,
+        results: Sequence[Row | Exception],
+        width: int,
+        queue_ms: float = 0.0,
+        device_ms: float = 0.0,
+    ) -> "TowerRows":
         """Collect one result per item; an error that is not ours becomes a ServiceError."""
         rows = np.zeros((len(results), width), dtype=np.float32)
         failures: dict[int, EmbeddingError] = {}
@@ -178,23 +215,7 @@ class TowerRows:
                 failures[index] = ServiceError(f"the tower failed: {type(result).__name__}")
             else:
                 rows[index] = result
-        return cls(rows, failures)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a request cost."""
-
-    text_tokens: int
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """The answer to a request: float32 rows [n, dimensions] in the order asked, and their cost."""
-
-    embeddings: Rows
-    usage: Usage
+        return cls(rows, failures, queue_ms, device_ms)
 
 
 def cut(costs: Sequence[float], max_cost: float) -> Iterator[slice]:

@@ -1,38 +1,36 @@
-"""The HTTP routes: read, call the Router, render. Runs inside the Router's replicas."""
+"""The HTTP routes: parse, call the Router, render. Runs inside the Router's replicas."""
 
-import asyncio
-import hmac
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from http import HTTPStatus
-from math import ceil
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import orjson
 from ray import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from deployments.queueing import Lane
-from deployments.work import BodyTooLargeError, OverloadedError, UnauthorizedError
-from serve_app import wire
-from serve_app.errors import answer_to, body_of
+from serve_app import fields, openapi, rendering, wire
+from serve_app.docs import page
+from serve_app.exchange import Clock, call, json_response, on_error, read_body
+from serve_app.keys import ApiKey, KeyRing
+from serve_app.values import Served
+from serve_app.wire import EmbeddingRequest
 
 if TYPE_CHECKING:
     from deployments.router import Router
 
-JSON = "application/json"
-LARGE_BYTES = 256 * 1024  # bodies from here on are parsed and rendered off the event loop
-REQUEST_ID = "x-request-id"
 PRIORITY = "x-priority"
 TIMEOUT_S = "x-timeout-s"
+FINGERPRINT = "x-embedding-fingerprint"
+USAGE = "x-embedding-usage"
+SERVER_TIMING = "server-timing"
 
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def http_app() -> Starlette:
@@ -43,61 +41,72 @@ def http_app() -> Starlette:
             Route("/v1/models", _route(models), methods=["GET"]),
             Route("/health", _route(health), methods=["GET"]),
             Route("/ready", _route(ready), methods=["GET"]),
+            Route("/openapi.json", _route(document), methods=["GET"]),
+            Route("/docs", _route(docs), methods=["GET"]),
         ],
-        exception_handlers={HTTPException: on_http_error},
+        exception_handlers={HTTPException: on_error, Exception: on_error},
     )
 
 
 async def embeddings(request: Request, router: "Router") -> Response:
     """Answer `POST /v1/embeddings`."""
-    _authorise(request, router)
-    body = await _read_body(request, router.config.router.max_body_bytes)
-    model = router.config.model
-    asked = await _call(len(body), wire.parse, body, model)
-    answer = await router.embed(
-        asked.items,
-        asked.task,
-        asked.dimensions,
-        asked.normalized,
-        asked.truncate,
-        asked.lane or _lane(request),
-        asked.timeout_s or _timeout_s(request),
-    )
-    size = answer.embeddings.nbytes
-    content = await _call(size, wire.render, answer, asked.encoding, model.served_name)
-    return Response(content, media_type=JSON)
+    key = _key(request, router)
+    served, clock = _served(router), Clock()
+    body = await read_body(request, router.config.router.max_body_bytes)
+    with clock.part("parse"):
+        asked = await call(len(body), wire.parse, body, served)
+    with _keys(request, router).admit(key, len(asked.items)):
+        answer = await router.embed(
+            asked.items,
+            asked.task,
+            asked.dimensions,
+            asked.normalized,
+            asked.truncate,
+            _lane(request, served, asked, key),
+            asked.timeout_s or _header(request, fields.TIMEOUT_S, TIMEOUT_S, served),
+            asked.partial,
+            request.headers.get(FINGERPRINT),
+        )
+    media_type = rendering.negotiate(request.headers.get("accept", ""))
+    names = served.names[0], served.image_price_tokens
+    form = rendering.Form(asked.encodings, *names)
+    with clock.part("render"):
+        size = answer.embeddings.nbytes
+        content = await call(size, rendering.render, answer, form, media_type)
+    headers = {
+        FINGERPRINT: answer.fingerprint,
+        SERVER_TIMING: clock.header(answer.timings),
+        USAGE: orjson.dumps(rendering.usage(answer, form)).decode(),
+    }
+    return Response(content, headers=headers, media_type=media_type)
 
 
 async def models(request: Request, router: "Router") -> Response:
     """Answer `GET /v1/models`."""
-    _authorise(request, router)
-    architecture = router.architecture
-    content = wire.models(
-        router.config.model, architecture.width, architecture.matryoshka_dimensions
-    )
-    return Response(content, media_type=JSON)
+    _key(request, router)
+    return json_response(wire.models(_served(router), await router.fingerprints()))
 
 
 async def health(_request: Request, _router: "Router") -> Response:
     """Answer `GET /health`: this process is alive."""
-    return Response(b'{"status":"alive"}', media_type=JSON)
+    return json_response({"status": "alive"})
 
 
 async def ready(_request: Request, router: "Router") -> Response:
     """Answer `GET /ready`: 200 once every tower answers, 503 until then."""
     if await router.ready():
-        return Response(b'{"status":"ready"}', media_type=JSON)
-    return Response(b'{"status":"not ready"}', HTTPStatus.SERVICE_UNAVAILABLE, media_type=JSON)
+        return json_response({"status": "ready"})
+    return json_response({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer an unknown path or method in the shape of every other error."""
-    assert isinstance(error, HTTPException)
-    path = request.url.path
-    message = f"{error.detail}: {request.method} {path}; see POST /v1/embeddings"
-    code = HTTPStatus(error.status_code).name
-    body = body_of(code, "invalid_request_error", message, _request_id(request))
-    return Response(orjson.dumps(body), error.status_code, error.headers, JSON)
+async def document(_request: Request, router: "Router") -> Response:
+    """Answer `GET /openapi.json`."""
+    return json_response(openapi.document(_served(router)))
+
+
+async def docs(_request: Request, router: "Router") -> Response:
+    """Answer `GET /docs`: the same document for people."""
+    return HTMLResponse(page(openapi.document(_served(router))))
 
 
 def _route(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
@@ -109,74 +118,42 @@ def _route(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
             router: Router = serve.get_replica_context().servable_object  # type: ignore[assignment]
             return await endpoint(request, router)
         except Exception as error:  # noqa: BLE001 - the one place where errors become answers
-            how, message = answer_to(error)
-            body = body_of(how.code, how.kind, message, _request_id(request))
-            response = Response(orjson.dumps(body), how.status, media_type=JSON)
-            if isinstance(error, UnauthorizedError):
-                response.headers["www-authenticate"] = "Bearer"
-            if isinstance(error, OverloadedError):
-                response.headers["retry-after"] = str(ceil(error.retry_after_s))
-                response.headers["retry-after-ms"] = str(ceil(1000 * error.retry_after_s))
-        return response
+            return await on_error(request, error)
 
     return answer
 
 
-def _request_id(request: Request) -> str:
-    """Return the request's id: the client's or Ray Serve's, which also puts it in the answer."""
-    return request.headers.get(REQUEST_ID, "")
+def _served(router: "Router") -> Served:
+    return Served(router.config, router.architecture)
 
 
-def _authorise(request: Request, router: "Router") -> None:
-    """Raise UnauthorizedError unless the request carries a known key, where keys are on."""
-    keys = router.config.api_keys
-    if not keys:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given:
-        raise UnauthorizedError("send an API key as 'Authorization: Bearer KEY'")
-    # Every key is compared, so that the time says nothing about which one was close.
-    matches = [
-        hmac.compare_digest(given.strip().encode(), key.get_secret_value().encode()) for key in keys
-    ]
-    if not any(matches):
-        raise UnauthorizedError("this API key is not known")
+def _keys(request: Request, router: "Router") -> KeyRing:
+    """Return the keys of this Router, read at the first request."""
+    state = request.app.state
+    if not hasattr(state, "keys"):
+        state.keys = KeyRing(router.config)
+    keys: KeyRing = state.keys
+    return keys
 
 
-def _lane(request: Request) -> Lane:
-    """Return the lane that the header asks for.
+def _key(request: Request, router: "Router") -> ApiKey:
+    """Return the key that the request carries.
 
     Raises:
-        OptionError: not a lane.
+        UnauthorizedError: none or an unknown one, where keys are on.
     """
-    return wire.lane(request.headers.get(PRIORITY)) or "interactive"
+    return _keys(request, router).find(request.headers.get("authorization", ""))
 
 
-def _timeout_s(request: Request) -> float | None:
-    """Return the seconds that the header gives, None without one.
-
-    Raises:
-        OptionError: not a positive number.
-    """
-    return wire.timeout_s(request.headers.get(TIMEOUT_S))
+def _lane(request: Request, served: Served, asked: EmbeddingRequest, key: ApiKey) -> Lane:
+    """Return the lane that the request asks for, at most its key's."""
+    wanted = asked.lane or _header(request, fields.LANE, PRIORITY, served)
+    return "bulk" if "bulk" in (key.lane, wanted) else "interactive"
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body, refusing a larger one before it is in memory."""
-    message = f"the body is larger than {max_bytes:,} bytes; send fewer or smaller items"
-    if int(request.headers.get("content-length") or 0) > max_bytes:
-        raise BodyTooLargeError(message)
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise BodyTooLargeError(message)
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _call(size_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function, in a thread if the data is large."""
-    if size_bytes <= LARGE_BYTES:
-        return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+def _header(
+    request: Request, field: fields.Field[fields.T | None], name: str, served: Served
+) -> fields.T | None:
+    """Read a header as the field that means the same."""
+    value = request.headers.get(name)
+    return None if value is None else field.read_value(name, value, served)

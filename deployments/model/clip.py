@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
@@ -18,9 +18,11 @@ from deployments.model.architecture import Architecture
 from deployments.model.checkpoint import Checkpoint
 from deployments.model.decode import Decoded, Decoder, Encoded
 from deployments.model.errors import ImageError, OptionError
+from deployments.model.fingerprint import tower_digest
 from deployments.model.image import MAX_PIXELS, Pixels
 from deployments.model.output import Rows, check_dimensions, finish
 from deployments.model.runners import Pending, Runner, TokenIds, text_batches
+from deployments.model.source import WEIGHTS
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.warmup import WarmUp, warm_text, warm_vision
 
@@ -32,8 +34,6 @@ MAX_BATCH_IMAGES = 32
 
 TowerName = Literal["text", "vision"]
 Implementation = Literal["native", "reference"]
-TextForward = Callable[[Sequence[TokenIds]], Rows]
-ImageForward = Callable[[Pixels], Rows]
 
 
 class ClipModel:
@@ -43,6 +43,7 @@ class ClipModel:
         architecture: the sizes of the checkpoint.
         logit_scale: the trained log temperature.
         choices: what was chosen where an option said `"auto"`, by option.
+        fingerprint: a digest of the weights and the choices.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ClipModel:
         self.tokenizer = TextTokenizer(checkpoint.folder, checkpoint.architecture.text)
         runners = {"text_attention": text, "vision_attention": vision}
         self.choices = choices | {name: x.attention for name, x in runners.items() if x}
+        self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, self.choices)
         self._device = device
         self._text = text
         self._vision = vision

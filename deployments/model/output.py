@@ -1,4 +1,4 @@
-"""The last steps on a matrix of rows: truncate (Matryoshka), then normalise; needs no torch."""
+"""The last steps on a matrix of rows: truncate (Matryoshka), normalise, encode; needs no torch."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +35,28 @@ def finish(rows: Rows, dimensions: int | None = None, normalized: bool = True) -
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = rows / np.maximum(lengths, 1e-12)
     return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def to_ubinary(rows: Rows) -> NDArray[np.uint8]:
+    """Return the signs of rows [n, width], 1 for a positive number, as bits [n, width / 8].
+
+    The most significant bit comes first, as in Jina's API and sentence-transformers. A width that
+    8 does not divide is filled up with zeros.
+    """
+    return np.packbits(rows > 0, axis=1)
+
+
+def to_binary(rows: Rows) -> NDArray[np.int8]:
+    """Return `to_ubinary` minus 128: an offset, not two's complement (Jina's API)."""
+    return (to_ubinary(rows) ^ np.uint8(128)).view(np.int8)
+
+
+def to_int8(rows: Rows) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return rows [n, width] as whole numbers from -127 to 127, and the scale [n] of each row.
+
+    `numbers * scale` is the row, off by at most half a scale. The scale is the row's largest
+    absolute value / 127, so cosines need no scale and dot products need both.
+    """
+    scales = np.abs(rows).max(axis=1) / np.float32(127)
+    divisors = np.where(scales > 0, scales, np.float32(1))
+    return np.rint(rows / divisors[:, None]).astype(np.int8), scales.astype(np.float32)

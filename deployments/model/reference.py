@@ -4,8 +4,8 @@ The oracle of the tests and the baseline of the benchmarks. Texts run padded, as
 today; nothing else of the product depends on this module or on the two libraries.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from deployments.model.checkpoint import Checkpoint
 from deployments.model.image import Pixels
 from deployments.model.output import Rows
 
-if TYPE_CHECKING:
-    from deployments.model.clip import ImageForward, TextForward
+TextForward = Callable[[Sequence[NDArray[np.int32]]], Rows]
+ImageForward = Callable[[Pixels], Rows]
 
 INSTALL = "implementation='reference' needs the extra: pip install 'jina-clip-serve[reference]'"
 
@@ -39,7 +39,7 @@ VISION_NAMES = {
 }
 
 
-def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> "TextForward":
+def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> TextForward:
     """Build transformers' JinaEmbeddingsV3Model with the adapter merged into its weights.
 
     Raises:
@@ -78,7 +78,7 @@ def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     return forward
 
 
-def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> "ImageForward":
+def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> ImageForward:
     """Build timm's Eva as EVA02-L/14 of EVA-CLIP without a head.
 
     Raises:

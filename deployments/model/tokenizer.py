@@ -41,9 +41,15 @@ class TextTokenizer:
         if size > arch.vocab_size:
             raise CheckpointError(f"{path} has {size} tokens, the model {arch.vocab_size}")
         end = self._tokenizer.token_to_id("</s>")
-        if self._tokenizer.token_to_id("<pad>") != arch.pad_token_id or end is None:
-            raise CheckpointError(f"{path} lacks </s>, or its <pad> is not {arch.pad_token_id}")
+        start = self._tokenizer.token_to_id("<s>")
+        pad = self._tokenizer.token_to_id("<pad>")
+        if pad != arch.pad_token_id or start is None or end is None:
+            raise CheckpointError(
+                f"{path} lacks <s> or </s>, or its <pad> is not {arch.pad_token_id}"
+            )
+        self._start: int = start
         self._end: int = end
+        self.vocab_size: int = size
 
     def encode(
         self,
@@ -90,6 +96,35 @@ class TextTokenizer:
             fault or self._row(encoding.ids, limit, truncate)
             for fault, encoding in zip(faults, encodings, strict=True)
         ]
+
+    def wrap_each(
+        self,
+        texts: Sequence[Sequence[int]],
+        task: str | None = None,
+        max_length: int | None = None,
+        truncate: bool = False,
+    ) -> list[TokenIds | InputError]:
+        """Do as `encode_each` for texts that are token ids of this vocabulary already.
+
+        The query prefix goes in front where `task` asks for it; `<s>` and `</s>` are added where
+        they are missing.
+        """
+        limit = self._limit(max_length)
+        prefix = self._tokenizer.encode(self._prefix(task), add_special_tokens=False).ids
+        return [self._wrap(ids, prefix, limit, truncate) for ids in texts]
+
+    def _wrap(
+        self, ids: Sequence[int], prefix: list[int], limit: int, truncate: bool
+    ) -> TokenIds | InputError:
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            return InputError(
+                f"the token ids go from {min(ids)} to {max(ids)}; those of this model go from 0 to "
+                f"{self.vocab_size - 1}"
+            )
+        first = 1 if ids and ids[0] == self._start else 0
+        last = len(ids) - 1 if len(ids) > first and ids[-1] == self._end else len(ids)
+        whole = [self._start, *prefix, *ids[first:last], self._end]
+        return self._row(whole, limit, truncate)
 
     def _fault(self, text: str) -> InputError | None:
         if len(text) > self.max_characters:

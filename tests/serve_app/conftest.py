@@ -11,8 +11,11 @@ import httpx
 import pytest
 
 from deployments.config import AppConfig, ImageConfig, RouterConfig, TextTowerConfig
+from deployments.model.architecture import Architecture
+from deployments.model.source import DEMO
 from serve_app.gallery import FOLDER
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
+from serve_app.values import Served
 
 IMAGE_HOST = "127.0.0.2"  # allowed by the test's configuration; every other private address is not
 
@@ -77,6 +80,12 @@ def service(image_server: str) -> Iterator[Service]:
     prepare_environment(ingress)
     with running(config, ingress) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Service(url, config, client, lambda name: f"{image_server}/{name}")
+
+
+@pytest.fixture(scope="session")
+def served() -> Served:
+    """What requests are read against, with the default configuration and the shipped checkpoint."""
+    return Served(AppConfig(), Architecture.read(DEMO))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Applications with one tower: the other modality is refused, their own works."""
 
 import base64
+import hashlib
 
 import httpx
 import pytest
@@ -60,3 +61,28 @@ def test_keys_are_asked_for_where_they_are_set(deploy):
             assert answer.status_code == status
             assert "two" not in answer.text or status == 200
         assert client.get("/health").status_code == 200
+
+
+def test_a_key_of_the_file_has_its_own_limits(deploy, tmp_path):
+    """Its items and its requests a minute are bounded; the answers say so in their codes."""
+    path = tmp_path / "keys.yaml"
+    digest = hashlib.sha256(b"one").hexdigest()
+    path.write_text(
+        f"[{{name: a, sha256: {digest}, max_items_per_request: 2, requests_per_minute: 2}}]"
+    )
+    towers = {"text": {"num_cpus": 0.1}, "vision": {"enabled": False}}
+    with deploy("with-limits", {"api_keys_file": str(path)} | towers) as client:
+
+        def ask(items: list[str]) -> httpx.Response:
+            headers = {"authorization": "Bearer one"}
+            return client.post("/v1/embeddings", json={"input": items}, headers=headers)
+
+        assert client.post("/v1/embeddings", json={"input": ["a"]}).json()["code"] == (
+            "AUTH_MISSING_API_KEY"
+        )
+        assert ask(["a"] * 3).status_code == 413
+        assert [ask(["a"]).status_code for _ in range(3)] == [200, 200, 429]
+        late = ask(["a"])
+        assert late.json()["code"] == "RATE_REQUEST_LIMIT_EXCEEDED"
+        assert 0 < int(late.headers["retry-after"]) <= 30
+        assert client.get("/openapi.json").json()["security"] == [{"key": []}]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deployments.model.architecture import Architecture, TextArchitecture
-from deployments.model.errors import CheckpointError, OptionError, TextTooLongError
+from deployments.model.errors import CheckpointError, InputError, OptionError, TextTooLongError
 from deployments.model.source import DEMO
 from deployments.model.tokenizer import TextTokenizer
 
@@ -141,3 +141,25 @@ def test_limits_written_into_the_file_do_not_count(tmp_path, tokenizer) -> None:
     other = TextTokenizer(tmp_path, Architecture.read(DEMO).text)
     text = "a photo of a cat sleeping on the moon"
     assert other.encode([text])[0].tolist() == tokenizer.encode([text])[0].tolist()
+
+
+def test_token_ids_from_outside_become_what_their_text_would(tokenizer) -> None:
+    """With or without specials, with the query prefix, at the limit; foreign ids are refused."""
+    texts = ["a photo of a cat", "かわいい犬がいる", ""]
+    for task in (None, "retrieval.query"):
+        whole = tokenizer.encode(texts, task)
+        plain = [ids.tolist() for ids in tokenizer.encode(texts)]
+        for sent in (plain, [ids[1:-1] for ids in plain], [ids[1:] for ids in plain]):
+            wrapped = tokenizer.wrap_each(sent, task)
+            assert [ids.tolist() for ids in wrapped] == [ids.tolist() for ids in whole]
+    long = tokenizer.encode(["face " * 50])[0].tolist()
+    error, good = tokenizer.wrap_each([long, plain[0]], max_length=16)
+    assert isinstance(error, TextTooLongError)
+    assert good.tolist() == plain[0]
+    (cut,) = tokenizer.wrap_each([long], max_length=16, truncate=True)
+    expected = tokenizer.encode(["face " * 50], max_length=16, truncate=True)[0]
+    assert cut.tolist() == expected.tolist()
+    for foreign in ([0, tokenizer.vocab_size, 2], [0, -1, 2], [10**12]):
+        (error,) = tokenizer.wrap_each([foreign])
+        assert isinstance(error, InputError)
+        assert str(tokenizer.vocab_size - 1) in str(error)

@@ -1,0 +1,45 @@
+"""What a Router answers: rows, their cost, what failed, and where the time went."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deployments.model.errors import EmbeddingError
+from deployments.model.output import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost."""
+
+    text_tokens: int
+    images: int
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where a request's time went, in milliseconds; of chunks that run at once, the longest."""
+
+    tokenise_ms: float = 0.0
+    fetch_ms: float = 0.0
+    towers_ms: float = 0.0
+    queue_ms: float = 0.0
+    device_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The answer to a request.
+
+    Attributes:
+        embeddings: float32 [n, dimensions] in the order asked; the row of a failed item is zero.
+        usage: what the request cost.
+        failures: what went wrong with which item; only where the request allowed failures.
+        timings: where its time went.
+        fingerprint: what the rows depend on besides the items, for the towers used.
+    """
+
+    embeddings: Rows
+    usage: Usage
+    failures: Mapping[int, EmbeddingError] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
+    fingerprint: str = ""

@@ -1,0 +1,236 @@
+"""A Python client with the signatures of the model card's snippets, over HTTP or by handle.
+
+    model = Client("http://127.0.0.1:8000")   # in place of AutoModel.from_pretrained(...)
+    rows = model.encode_text(["a red apple"], truncate_dim=512)
+
+`encode_text` and `encode_image` are those of the transformers snippet, `encode` is that of the
+sentence-transformers snippet. Two things differ on purpose: texts are embedded up to the model's
+own limit, not cut at 512 tokens, and a picture that cannot be had is an error, not a text.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from deployments.model.architecture import QUERY_TASK
+from deployments.model.output import Rows
+from serve_app import client_inputs
+from serve_app.client_inputs import Batch, Image, Job, Options, Output
+from serve_app.client_progress import progress
+from serve_app.client_retries import Retries
+from serve_app.client_transport import HandleTransport, HttpTransport, Transport
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+
+class _Encoders:
+    """The three calls, whatever runs them."""
+
+    def __init__(
+        self,
+        server: "str | DeploymentHandle[Any]",
+        api_key: str | None = None,
+        *,
+        model: str | None = None,
+        truncate_dim: int | None = None,
+        concurrency: int = 4,
+        timeout_s: float = 120,
+        max_retries: int = 6,
+        transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Make a client.
+
+        Args:
+            server: the URL that `jina-clip-serve up` prints, or an application's handle.
+            api_key: sent as a bearer token.
+            model: name to ask for; the server refuses a name that it does not serve.
+            truncate_dim: width of the vectors where a call gives none.
+            concurrency: batches of a call under way at once.
+            timeout_s: for one batch.
+            max_retries: further tries where the server is overloaded or cannot be reached.
+            transport: of httpx, for tests and special networks.
+        """
+        self._truncate_dim = truncate_dim
+        self._concurrency = concurrency
+        retries = Retries(max_retries)
+        self._transport: Transport
+        if isinstance(server, str):
+            self._transport = HttpTransport(server, api_key, model, timeout_s, retries, transport)
+        else:
+            self._transport = HandleTransport(server, timeout_s, retries)
+
+    # Any: the reference's own return type depends on its arguments; see `_run`.
+    def encode_text(
+        self,
+        sentences: str | Sequence[str],
+        task: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = True,
+        truncate_dim: int | None = None,
+        truncation: bool = True,
+    ) -> Any:  # noqa: ANN401
+        """Embed texts: float32 [n, dimensions], or [dimensions] for one string.
+
+        Args:
+            sentences: a string or a list of strings.
+            task: `"retrieval.query"` for queries, None for everything else.
+            batch_size: texts in one request.
+            show_progress_bar: None shows it for long lists on a terminal.
+            convert_to_numpy: False gives a list of tensors.
+            convert_to_tensor: give one tensor, on `device`.
+            device: of the tensors.
+            normalize_embeddings: scale each row to length 1.
+            truncate_dim: width to cut to before normalising.
+            truncation: cut texts over the model's own limit instead of failing.
+
+        Raises:
+            AnswerError: the server refused.
+        """
+        width = truncate_dim or self._truncate_dim
+        options = Options(task, width, normalize_embeddings, truncation)
+        job = client_inputs.texts(sentences, batch_size, options)
+        output = Output(convert_to_numpy, convert_to_tensor, device)
+        return self._run(job, show_progress_bar, output)
+
+    def encode_image(
+        self,
+        images: Image | Sequence[Image],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = True,
+        truncate_dim: int | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Embed pictures: float32 [n, dimensions], or [dimensions] for one picture.
+
+        Args:
+            images: PIL images, URLs, data URIs, names of local files, or encoded bytes.
+            batch_size: pictures in one request; the rest as for `encode_text`.
+            show_progress_bar: as for `encode_text`.
+            convert_to_numpy: as for `encode_text`.
+            convert_to_tensor: as for `encode_text`.
+            device: as for `encode_text`.
+            normalize_embeddings: as for `encode_text`.
+            truncate_dim: as for `encode_text`.
+
+        Raises:
+            AnswerError: the server refused.
+            FileNotFoundError: a name that is neither a URL nor a local file.
+        """
+        width = truncate_dim or self._truncate_dim
+        job = client_inputs.images(images, batch_size, Options(None, width, normalize_embeddings))
+        output = Output(convert_to_numpy, convert_to_tensor, device)
+        return self._run(job, show_progress_bar, output)
+
+    def encode(
+        self,
+        sentences: Image | Sequence[Image],
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        assume_text_inputs: bool = False,
+    ) -> Any:  # noqa: ANN401
+        """Embed texts and pictures, mixed: float32 [n, dimensions], or [dimensions] for one item.
+
+        A string is a picture if it starts with `http` or `data:image/` or names a local file.
+
+        Args:
+            sentences: strings, PIL images or encoded bytes.
+            prompt_name: `"retrieval.query"` for queries.
+            batch_size: items in one request.
+            show_progress_bar: as for `encode_text`.
+            convert_to_numpy: as for `encode_text`.
+            convert_to_tensor: as for `encode_text`.
+            device: as for `encode_text`.
+            normalize_embeddings: scale rows to length 1 after cutting them to `truncate_dim`;
+                without, they are cut from full rows of length 1, as sentence-transformers does.
+            truncate_dim: width of the rows.
+            assume_text_inputs: take every string as a text.
+
+        Raises:
+            AnswerError: the server refused.
+            ValueError: another `prompt_name`.
+        """
+        if prompt_name not in (None, QUERY_TASK):
+            raise ValueError(f"prompt_name is {prompt_name!r}; the model has {QUERY_TASK!r} only")
+        width = truncate_dim or self._truncate_dim
+        options = Options(prompt_name, width if normalize_embeddings else None, True, True)
+        job = client_inputs.mixed(sentences, batch_size, options, assume_text_inputs)
+        cut = None if normalize_embeddings else width
+        output = Output(convert_to_numpy, convert_to_tensor, device, cut)
+        return self._run(job, show_progress_bar, output)
+
+    def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
+        raise NotImplementedError
+
+
+class Client(_Encoders):
+    """Calls a server and waits for its answer; see `_Encoders` for the arguments."""
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
+        with (
+            progress(job, show) as advance,
+            ThreadPoolExecutor(self._concurrency, "client") as threads,
+        ):
+            answers = [threads.submit(self._transport.send, batch) for batch in job.batches]
+            try:
+                parts = [advance(answer.result()) for answer in answers]
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        return output.of(parts, job)
+
+
+class AsyncClient(_Encoders):
+    """The same calls to be awaited: `rows = await client.encode_text([...])`."""
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+    async def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
+        free = asyncio.Semaphore(self._concurrency)
+        with progress(job, show) as advance:
+            sending = partial(self._send, free, advance)
+            async with asyncio.TaskGroup() as group:
+                answers = [group.create_task(sending(batch)) for batch in job.batches]
+        parts = [answer.result() for answer in answers]
+        return output.of(parts, job)
+
+    async def _send(
+        self, free: asyncio.Semaphore, advance: Callable[[Rows], Rows], batch: Batch
+    ) -> Rows:
+        async with free:
+            return advance(await self._transport.send_async(batch))

@@ -1,0 +1,97 @@
+"""One HTTP exchange: its id, its body, its clock, and its errors as answers."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import ParamSpec, TypeVar
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from deployments.answer import Timings
+from deployments.work import BodyTooLargeError
+from serve_app.errors import INVALID, Answer, fault, fault_of, headers_of
+from serve_app.rendering import JSON
+
+LARGE_BYTES = 256 * 1024  # bodies from here on are parsed and rendered off the event loop
+REQUEST_ID = "x-request-id"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Clock:
+    """Where the time of an exchange goes, for the header Server-Timing."""
+
+    def __init__(self) -> None:
+        self._parts_ms: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure the block under a name."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._parts_ms[name] = 1000 * (time.perf_counter() - start_s)
+
+    def header(self, timings: Timings) -> str:
+        """Return the header: this clock's parts and the Router's, in milliseconds."""
+        router = {name.removesuffix("_ms"): value for name, value in asdict(timings).items()}
+        parts = self._parts_ms | {name: value for name, value in router.items() if value}
+        return ", ".join(f"{name};dur={value:.2f}" for name, value in parts.items())
+
+
+def request_id(request: Request) -> str:
+    """Return the request's id: the client's or Ray Serve's, which also puts it in the answer."""
+    return request.headers.get(REQUEST_ID, "")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read the body, refusing a larger one before it is in memory.
+
+    Raises:
+        BodyTooLargeError: more than `max_bytes`.
+    """
+    message = f"the body is larger than {max_bytes:,} bytes; send fewer or smaller items"
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLargeError(message)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise BodyTooLargeError(message)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def call(size_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function, in a thread if the data is large."""
+    if size_bytes <= LARGE_BYTES:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def json_response(
+    content: Mapping[str, object], status: int = HTTPStatus.OK, headers: Mapping[str, str] = {}
+) -> Response:
+    """Return an answer in JSON."""
+    return Response(orjson.dumps(content), status, headers, JSON)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer an error in the form that every client reads."""
+    if isinstance(error, HTTPException):  # an unknown path or method
+        path = request.url.path
+        message = f"{error.detail}: {request.method} {path}; see POST /v1/embeddings and /docs"
+        how = Answer(error.status_code, HTTPStatus(error.status_code).name, INVALID)
+        body = fault(how, message, request_id(request))
+        return json_response(body, error.status_code, error.headers or {})
+    status, body = fault_of(error, request_id(request))
+    return json_response(body, status, headers_of(error))

@@ -1,0 +1,217 @@
+"""API keys: who may call, in which lane, and how much."""
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from deployments.config import AppConfig, Frozen, PositiveInt
+from deployments.queueing import Lane
+from deployments.work import (
+    KeyFormatError,
+    MissingKeyError,
+    OverloadedError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServiceError,
+    UnauthorizedError,
+)
+
+logger = logging.getLogger("ray.serve")
+
+BUSY_RETRY_S = 1.0  # asked for when a key has too many requests under way
+
+
+class ApiKey(Frozen):
+    """One entry of the keys file; limits hold in each Router replica.
+
+    Attributes:
+        name: for messages; the key itself is not kept.
+        sha256: of the key, in hexadecimal: `printf %s KEY | sha256sum`.
+        lane: `bulk` keeps its requests out of the interactive lane.
+        requests_per_minute: refilled evenly; a burst may use a whole minute's.
+        max_concurrent_requests: requests under way at once.
+        max_items_per_request: below the server's own limit.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    lane: Lane = "interactive"
+    requests_per_minute: PositiveInt | None = None
+    max_concurrent_requests: PositiveInt | None = None
+    max_items_per_request: PositiveInt | None = None
+
+
+KEYS = TypeAdapter(tuple[ApiKey, ...])
+ANYONE = ApiKey(name="anyone", sha256="0" * 64)
+
+
+class Allowance:
+    """What a key has used of its limits."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self._left = 0.0
+        self._seen_s = float("-inf")
+
+    def take(self, per_minute: int, now_s: float) -> float:
+        """Take one request out of the minute's; return 0, or the seconds until there is one."""
+        self._left = min(per_minute, self._left + (now_s - self._seen_s) * per_minute / 60)
+        self._seen_s = now_s
+        if self._left < 1:
+            return (1 - self._left) * 60 / per_minute
+        self._left -= 1
+        return 0.0
+
+
+class KeyRing:
+    """The keys that a server knows; those of a file are read again when the file changes.
+
+    Args:
+        config: the application's configuration.
+        environment: where `api_keys_variable` is looked up.
+        clock: monotonic seconds.
+
+    Raises:
+        ServiceError: the file or the variable cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: AppConfig,
+        environment: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._open = not config.asks_for_keys
+        self._fixed = [*_configured(config), *_from_variable(config, environment)]
+        self._file = Path(config.api_keys_file) if config.api_keys_file else None
+        self._version: tuple[int, int] | None = None
+        self._filed: tuple[ApiKey, ...] = ()
+        self._allowances: dict[str, Allowance] = {}
+        if self._file is not None:
+            self._filed = read_keys(self._file)
+            self._version = _version(self._file)
+
+    def find(self, authorization: str) -> ApiKey:
+        """Return the key that an Authorization header carries.
+
+        Every key is compared, each in constant time, so that the time taken says nothing.
+
+        Raises:
+            UnauthorizedError: no key, not in the form `Bearer KEY`, or not a known one.
+        """
+        if self._open:
+            return ANYONE
+        scheme, _, given = authorization.partition(" ")
+        if not authorization:
+            raise MissingKeyError("send an API key as 'Authorization: Bearer KEY'")
+        if scheme.lower() != "bearer" or not given.strip():
+            raise KeyFormatError("the Authorization header must have the form 'Bearer KEY'")
+        digest = digest_of(given.strip())
+        self._reload()
+        found = None
+        for key in (*self._fixed, *self._filed):
+            if hmac.compare_digest(digest, key.sha256):
+                found = key
+        if found is None:
+            raise UnauthorizedError("this API key is not known")
+        return found
+
+    @contextmanager
+    def admit(self, key: ApiKey, num_items: int) -> Iterator[None]:
+        """Count a request against its key's limits for the length of the block.
+
+        Raises:
+            RequestTooLargeError: more items than the key may send at once.
+            OverloadedError: as many requests under way as the key may have.
+            RateLimitError: the key's requests of this minute are used up.
+        """
+        most = key.max_items_per_request
+        if most is not None and num_items > most:
+            raise RequestTooLargeError(f"{num_items:,} items; this API key may send {most:,}")
+        allowance = self._allowances.setdefault(key.sha256, Allowance())
+        if allowance.under_way >= (key.max_concurrent_requests or float("inf")):
+            raise OverloadedError(
+                f"this API key has {allowance.under_way} requests under way, its limit",
+                BUSY_RETRY_S,
+            )
+        if key.requests_per_minute is not None:
+            wait_s = allowance.take(key.requests_per_minute, self._clock())
+            if wait_s:
+                raise RateLimitError(
+                    f"this API key may send {key.requests_per_minute} requests a minute; retry in "
+                    f"{wait_s:.1f} s",
+                    wait_s,
+                )
+        allowance.under_way += 1
+        try:
+            yield
+        finally:
+            allowance.under_way -= 1
+
+    def _reload(self) -> None:
+        """Read the file again if it has changed; a broken one leaves the keys as they are."""
+        if self._file is None or (version := _version(self._file)) == self._version:
+            return
+        self._version = version
+        try:
+            self._filed = read_keys(self._file)
+        except ServiceError as error:
+            logger.error("keeping the API keys read before: %s", error)
+
+
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """Read a keys file: a YAML list of the fields of `ApiKey`.
+
+    Raises:
+        ServiceError: unreadable, or not of that form; the message quotes no value.
+    """
+    try:
+        return KEYS.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        places = [".".join(map(str, fault["loc"])) for fault in error.errors()]
+        reason = f"not a list of API keys: wrong at {', '.join(places) or 'the top'}"
+    except OSError as error:
+        reason = str(error.strerror)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        reason = "not YAML in UTF-8"
+    raise ServiceError(f"the API keys file {path.name} cannot be used: {reason}")
+
+
+def digest_of(key: str) -> str:
+    """Return what a keys file holds in place of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _configured(config: AppConfig) -> Iterator[ApiKey]:
+    for number, key in enumerate(config.api_keys):
+        yield ApiKey(name=f"api_keys[{number}]", sha256=digest_of(key.get_secret_value()))
+
+
+def _from_variable(config: AppConfig, environment: Mapping[str, str]) -> Iterator[ApiKey]:
+    name = config.api_keys_variable
+    if not name:
+        return
+    keys = [key.strip() for key in environment.get(name, "").split(",") if key.strip()]
+    if not keys:
+        raise ServiceError(f"the environment variable {name} holds no API key")
+    for number, key in enumerate(keys):
+        yield ApiKey(name=f"{name}[{number}]", sha256=digest_of(key))
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Return what changes with a file's contents."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

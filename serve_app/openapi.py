@@ -1,0 +1,188 @@
+"""The OpenAPI 3.1 document, made from the table of fields and the types of the answers."""
+
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from serve_app import arrow
+from serve_app.errors import INTERNAL, TABLE
+from serve_app.fields import FIELDS, INPUT
+from serve_app.rendering import JSON, NPY
+from serve_app.shapes import EmbeddingList, Fault, ModelList, State
+from serve_app.values import Served
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/{model}"
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGA"
+    "hKmMIQAAAABJRU5ErkJggg=="
+)
+REQUEST_EXAMPLES: Schema = {
+    "jina": {
+        "summary": "Jina: a text and a picture, cut to 64 dimensions",
+        "value": {
+            "model": "jina-clip-v2",
+            "dimensions": 64,
+            "input": [{"text": "a red apple"}, {"image": PIXEL}],
+        },
+    },
+    "query": {
+        "summary": "Jina: a query, as bits",
+        "value": {
+            "model": "jina-clip-v2",
+            "task": "retrieval.query",
+            "embedding_type": "ubinary",
+            "input": ["where is the cat?"],
+        },
+    },
+    "openai": {
+        "summary": "OpenAI: base64",
+        "value": {
+            "model": "jina-clip-v2",
+            "encoding_format": "base64",
+            "input": "a red apple",
+        },
+    },
+    "partial": {
+        "summary": "A broken picture among good items",
+        "value": {
+            "model": "jina-clip-v2",
+            "errors": "partial",
+            "input": ["a red apple", {"image": "aGVsbG8="}],
+        },
+    },
+}
+HEADERS = (
+    ("X-Request-Id", {"type": "string"}, "Comes back in the answer and in errors."),
+    ("X-Priority", {"enum": ["interactive", "bulk"]}, "As the field `priority`."),
+    ("X-Timeout-S", {"type": "number", "exclusiveMinimum": 0}, "As the field `timeout_s`."),
+    (
+        "X-Embedding-Fingerprint",
+        {"type": "string"},
+        "Refuse with 409 unless this is what answers; `text:... vision:...` as in an answer.",
+    ),
+)
+STATUSES = {
+    400: "Something in the request has to be changed; the message names the item",
+    401: "No API key, or not a known one",
+    409: "Other weights, precision or preprocessing than asked for",
+    413: "More than the server takes in one request",
+    422: "An option outside its values",
+    429: "Too much is under way; Retry-After says when to come back",
+    500: "A fault of the server",
+    503: "A tower cannot be reached; retry shortly",
+    504: "The time is up",
+}
+
+
+@lru_cache(maxsize=1)
+def document(served: Served) -> Schema:
+    """Return the OpenAPI document of a server."""
+    schemas = _schemas()
+    schemas["EmbeddingRequest"] = request_schema(served)
+    document: Schema = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "jina-clip-serve",
+            "version": version("jina-clip-serve"),
+            "description": f"Texts and pictures to vectors of one space, {served.names[0]}.",
+        },
+        "paths": {
+            "/v1/embeddings": {"post": _embeddings()},
+            "/v1/models": {"get": _get("What is served, its limits", ModelList)},
+            "/health": {"get": _get("Whether this process is alive", State)},
+            "/ready": {"get": _get("Whether every tower answers", State, not_yet=True)},
+        },
+        "components": {"schemas": schemas},
+    }
+    if served.config.asks_for_keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def request_schema(served: Served) -> Schema:
+    """Return the schema of a request; the first name of each field, aliases in its description."""
+    properties: Schema = {}
+    for field in FIELDS:
+        name, *aliases = field.names
+        also = f" Also as {', '.join(f'`{alias}`' for alias in aliases)}." if aliases else ""
+        schema = {"anyOf": [dict(field.schema), {"type": "null"}]}
+        if field is INPUT:
+            schema = dict(field.schema)
+        properties[name] = schema | {"description": field.description + also}
+        if field.default is not None:
+            properties[name]["default"] = _plain(field.default)
+    properties["dimensions"]["anyOf"][0]["maximum"] = served.architecture.width
+    properties["model"]["examples"] = list(served.names)
+    return {"type": "object", "required": [INPUT.names[0]], "properties": properties}
+
+
+def codes(status: int) -> list[str]:
+    """Return the error codes of a status."""
+    answers = [*TABLE.values(), INTERNAL]
+    return sorted({answer.code for answer in answers if answer.status == status})
+
+
+def _embeddings() -> Schema:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    parameters = [
+        {"name": name, "in": "header", "schema": schema, "description": description}
+        for name, schema, description in HEADERS
+    ]
+    answer = {
+        "description": "One row to an item, in the order of the request",
+        "headers": {
+            name: {"schema": {"type": "string"}}
+            for name in ("Server-Timing", "X-Embedding-Fingerprint", "X-Embedding-Usage")
+        },
+        "content": {JSON: _ref(EmbeddingList), NPY: binary, arrow.MEDIA_TYPE: binary},
+    }
+    body = {"schema": {"$ref": REF.format(model="EmbeddingRequest")}, "examples": REQUEST_EXAMPLES}
+    return {
+        "summary": "Embed texts and pictures",
+        "operationId": "embed",
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {JSON: body}},
+        "responses": {"200": answer} | _faults(*STATUSES),
+    }
+
+
+def _get(summary: str, shape: type, not_yet: bool = False) -> Schema:
+    answer = {"description": summary, "content": {JSON: _ref(shape)}}
+    responses = {"200": answer} | _faults(401, 500)
+    if not_yet:
+        responses["503"] = answer | {"description": "Not yet, or not any more"}
+    return {"summary": summary, "responses": responses}
+
+
+def _faults(*statuses: int) -> Schema:
+    return {
+        str(status): {
+            "description": f"{STATUSES[status]}: {', '.join(codes(status))}",
+            "content": {JSON: _ref(Fault)},
+        }
+        for status in statuses
+    }
+
+
+def _ref(shape: type) -> Schema:
+    return {"schema": {"$ref": REF.format(model=shape.__name__)}}
+
+
+def _schemas() -> Schema:
+    """Return the schemas of all answers, each under its type's name."""
+    schemas: Schema = {}
+    for shape in (EmbeddingList, Fault, ModelList, State):
+        schema = TypeAdapter(shape).json_schema(ref_template=REF, mode="serialization")
+        schemas |= schema.pop("$defs", {})
+        schemas[shape.__name__] = schema
+    return schemas
+
+
+def _plain(default: object) -> object:
+    """Return a field's default as it is sent."""
+    return default[0] if isinstance(default, tuple) else default

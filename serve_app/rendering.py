@@ -1,0 +1,181 @@
+"""An answer's body: JSON in any encoding, or the bare matrix as .npy or Arrow."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from deployments.answer import Embeddings
+from deployments.model.output import Rows, to_binary, to_int8, to_ubinary
+from deployments.work import RequestError
+from serve_app import arrow
+from serve_app.errors import answer_to
+from serve_app.shapes import ItemFault, Row, UsageCount
+
+Encoding = Literal["float", "base64", "binary", "ubinary", "int8"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+PACKED = ("binary", "ubinary")
+
+JSON = "application/json"
+NPY = "application/x-npy"
+
+# The JSON encoder holds Python's global lock; after this many numbers others get their turn.
+NUMBERS_AT_ONCE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an answer is to be written."""
+
+    encodings: tuple[Encoding, ...]
+    model_name: str
+    image_price_tokens: int
+
+
+def negotiate(accept: str) -> str:
+    """Return the body type that an Accept header prefers; JSON where it names none of ours."""
+    best, best_quality = JSON, 0.0
+    for part in accept.split(","):
+        name, *parameters = (x.strip().lower() for x in part.split(";"))
+        quality = next((_number(x[2:]) for x in parameters if x.startswith("q=")), 1.0)
+        if name in BODIES and quality > best_quality:
+            best, best_quality = name, quality
+    return best
+
+
+def render(answer: Embeddings, form: Form, media_type: str = JSON) -> bytes:
+    """Return the body of an answer, rows in request order.
+
+    Raises:
+        RequestError: what is asked for cannot be written in this body type.
+    """
+    return BODIES[media_type](answer, form)
+
+
+def usage(answer: Embeddings, form: Form) -> UsageCount:
+    """Return what the request cost."""
+    images = answer.usage.images
+    image_tokens = images * form.image_price_tokens
+    total = answer.usage.text_tokens + image_tokens
+    return {
+        "total_tokens": total,
+        "prompt_tokens": total,
+        "image_tokens": image_tokens,
+        "images": images,
+    }
+
+
+def render_json(answer: Embeddings, form: Form) -> bytes:
+    """Return JSON; floats are the shortest decimals that give back the same float32."""
+    head: dict[str, object] = {
+        "model": form.model_name,
+        "object": "list",
+        "usage": usage(answer, form),
+    }
+    if answer.failures:
+        head["errors"] = faults(answer)
+    num_rows, width = answer.embeddings.shape
+    step = max(1, NUMBERS_AT_ONCE // width)
+    parts = [
+        orjson.dumps(_rows(answer, form, slice(start, start + step)), option=OPTION)[1:-1]
+        for start in range(0, num_rows, step)
+    ]
+    return orjson.dumps(head)[:-1] + b',"data":[' + b",".join(parts) + b"]}"
+
+
+def render_npy(answer: Embeddings, form: Form) -> bytes:
+    """Return the matrix in NumPy's .npy format: float32, or the integers of the encoding."""
+    encoding = _single(form)
+    if answer.failures:
+        raise RequestError(
+            "an .npy body has no place for the failures that errors 'partial' allows; accept JSON"
+        )
+    buffer = io.BytesIO()
+    np.save(buffer, MATRICES[encoding](answer.embeddings), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def render_arrow(answer: Embeddings, form: Form) -> bytes:
+    """Return an Arrow stream: `index`, `embedding` (null where the item failed), `error`."""
+    encoding = _single(form)
+    matrix = MATRICES[encoding](answer.embeddings)
+    scales = to_int8(answer.embeddings)[1] if encoding == "int8" else None
+    facts = {"model": form.model_name, "encoding": encoding, "usage": usage(answer, form)}
+    messages = {fault["index"]: f"{fault['code']}: {fault['message']}" for fault in faults(answer)}
+    return arrow.stream(matrix, scales, messages, orjson.dumps(facts))
+
+
+def faults(answer: Embeddings) -> list[ItemFault]:
+    """Return the failures of single items, in their order."""
+    return [
+        {"index": index, "code": how.code, "message": message}
+        for index in sorted(answer.failures)
+        for how, message in [answer_to(answer.failures[index])]
+    ]
+
+
+def _rows(answer: Embeddings, form: Form, part: slice) -> list[Row]:
+    """Return the `data` entries of some rows; NumPy rows are left to the JSON encoder."""
+    rows = answer.embeddings[part]
+    encoded = {name: ENCODERS[name](rows) for name in form.encodings}
+    scales = to_int8(rows)[1].tolist() if "int8" in form.encodings else None
+    entries: list[Row] = []
+    for i in range(len(rows)):
+        index = part.start + i
+        # Any: a NumPy row, which the encoder writes as a list of numbers.
+        embedding: Any = {name: values[i] for name, values in encoded.items()}
+        if len(embedding) == 1:
+            (embedding,) = embedding.values()
+        failed = index in answer.failures
+        entry: Row = {
+            "object": "embedding",
+            "index": index,
+            "embedding": None if failed else embedding,
+        }
+        if scales is not None and not failed:
+            entry["int8_scale"] = scales[i]
+        entries.append(entry)
+    return entries
+
+
+def _base64(rows: Rows) -> list[str]:
+    return [base64.b64encode(row).decode("ascii") for row in _little_endian(rows)]
+
+
+def _little_endian(rows: Rows) -> Rows:
+    return np.ascontiguousarray(rows, dtype=np.dtype("<f4"))
+
+
+def _single(form: Form) -> Encoding:
+    if len(form.encodings) > 1:
+        raise RequestError("this body type holds one matrix; ask for one embedding_type")
+    return form.encodings[0]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+OPTION = orjson.OPT_SERIALIZE_NUMPY
+MATRICES: Mapping[Encoding, Callable[[Rows], NDArray[Any]]] = {
+    "float": _little_endian,
+    "base64": _little_endian,
+    "binary": to_binary,
+    "ubinary": to_ubinary,
+    "int8": lambda rows: to_int8(rows)[0],
+}
+# Any: a matrix, whose rows the JSON encoder writes as lists, or a list of strings.
+ENCODERS: Mapping[Encoding, Callable[[Rows], Any]] = {**MATRICES, "base64": _base64}
+BODIES: Mapping[str, Callable[[Embeddings, Form], bytes]] = {
+    JSON: render_json,
+    NPY: render_npy,
+    arrow.MEDIA_TYPE: render_arrow,
+}
