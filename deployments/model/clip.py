@@ -42,8 +42,7 @@ class ClipModel:
     Attributes:
         architecture: the sizes of the checkpoint.
         logit_scale: the trained log temperature.
-        choices: what was chosen where an option said `"auto"`, by option.
-        fingerprint: a digest of the weights and the choices.
+        choices: what was chosen for each option; `fingerprint`: a digest of them and the weights.
     """
 
     def __init__(
@@ -57,14 +56,14 @@ class ClipModel:
         self.architecture: Architecture = checkpoint.architecture
         self.logit_scale = checkpoint.logit_scale()
         self.tokenizer = TextTokenizer(checkpoint.folder, checkpoint.architecture.text)
-        runners = {"text_attention": text, "vision_attention": vision}
-        self.choices = choices | {name: x.attention for name, x in runners.items() if x}
+        runners = {"text": text, "vision": vision}
+        self.choices = choices | {f"{k}_attention": x.attention for k, x in runners.items() if x}
         self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, self.choices)
         self._device = device
         self._text = text
         self._vision = vision
-        size, mode = self.architecture.vision.image_size, choices["image_decode"]
-        self._decoder = Decoder(size, device, mode)
+        image_size = self.architecture.vision.image_size
+        self._decoder = Decoder(image_size, device, choices["image_decode"])
 
     @classmethod
     def load(
@@ -203,8 +202,8 @@ class ClipModel:
         """Run one batch of single pictures, each uint8 [size, size, 3] on the host or device."""
         if all(isinstance(picture, np.ndarray) for picture in pictures):
             return self.embed_pixels(np.stack(pictures))
-        tensors = [torch.as_tensor(picture, device=self._device) for picture in pictures]
-        return self.embed_pixels(torch.stack(tensors))
+        device = self._device
+        return self.embed_pixels(torch.stack([torch.as_tensor(x, device=device) for x in pictures]))
 
     def embed_images(self, images: Sequence[bytes]) -> tuple[Rows, dict[int, ImageError]]:
         """Decode and run one batch; un-normalised rows, zero for a broken picture, and errors."""
@@ -241,8 +240,8 @@ class ClipModel:
         Raises:
             OptionError: a budget does not fit on the device; names the largest that does.
         """
-        start_s = time.perf_counter()
-        text, vision, arch, device = self._text, self._vision, self.architecture, self._device
+        start_s, arch, device = time.perf_counter(), self.architecture, self._device
+        text, vision = self._text, self._vision
         budget = max_batch_tokens, max_batch_sequences
         text_bytes = warm_text(text, arch.text, device, *budget) if text else 0
         images_bytes = warm_vision(vision, arch.vision, device, max_batch_images) if vision else 0
