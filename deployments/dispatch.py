@@ -96,7 +96,6 @@ async def fan_out(
     Raises:
         EmbeddingError: the first failure; the pieces still under way are cancelled.
     """
-
     waiting = iter(pieces)
 
     async def send() -> None:
