@@ -135,6 +135,8 @@ class RouterConfig(Frozen):
     max_queued_images: PositiveInt = 4096
     timeout_s: PositiveFloat = 60
     """Longest time for a request; a request may ask for less."""
+    playground: bool = True
+    """Serve the page to try it on, at `/`."""
     max_json_depth: Annotated[int, Field(ge=4)] = 16
     image_price_tokens: Annotated[int, Field(ge=0)] | None = None
     """Tokens that `usage` counts for a picture; by default those that the vision tower runs."""

@@ -1,13 +1,20 @@
 """One tower of the model on one device, driven by one thread; what both tower deployments share."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
+import numpy as np
+
+from deployments import canary
+from deployments.canary import Canary, Embed, Input
 from deployments.config import AppConfig
+from deployments.model.source import DEMO
+from deployments.selfcheck import SelfCheck
 from deployments.work import TowerUnavailableError
 
 if TYPE_CHECKING:
@@ -18,11 +25,17 @@ R = TypeVar("R")
 
 logger = logging.getLogger("ray.serve")
 
+PLAIN = {"dtype": "float32", "compile": "off", "attention": "sdpa"}
+LONG_TOKENS = {"cpu": 256, "cuda": 1536}  # a GPU may have another kernel for long texts
+
 
 class Device:
-    """Loads one tower, warms it up, and runs functions on its thread.
+    """Loads one tower, warms it up, checks its rows, and runs functions on its thread.
 
     Torch is imported in the replica only, when a Device is made.
+
+    Raises:
+        RuntimeError: the tower does not give the rows that it has to (`deployments.canary`).
     """
 
     def __init__(self, config: AppConfig, tower: Literal["text", "vision"]) -> None:
@@ -30,7 +43,7 @@ class Device:
         self._tower = tower
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._fault: str | None = None
-        self.model = self._thread.submit(self._load).result()
+        self.model, self.selfcheck = self._thread.submit(self._start).result()
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function on the device's thread.
@@ -46,31 +59,66 @@ class Device:
     @cached_property
     def float32(self) -> "ClipModel":
         """The same tower in float32, loaded when first needed; use it on the device's thread."""
-        return self._load(dtype="float32", warm=False)
+        return self._load(**PLAIN)
 
     def check_health(self) -> None:
-        """Raise RuntimeError once the device is lost."""
+        """Raise RuntimeError once the device is lost or gives other rows than it should."""
         if self._fault is not None:
             raise RuntimeError(f"the device is lost: {self._fault}")
+        self.selfcheck.poll(self._submit)
 
-    def _load(self, dtype: str | None = None, warm: bool = True) -> "ClipModel":
+    def _start(self) -> "tuple[ClipModel, SelfCheck]":
+        """Load the tower, find out what it has to answer, warm it up and hear its answers."""
+        text, vision = self._config.text, self._config.vision
+        model = self._load()
+        embed, batches = self._embed(model), self._canary_inputs(model)
+        plain = self._is_plain(model)
+        wanted = None if plain else canary.run(self._embed(self._load(**PLAIN)), batches)
+        gc.collect()  # the plain model, before warm-up measures what memory is free
+        model.warm_up(text.max_batch_tokens, text.max_batch_sequences, vision.max_batch_images)
+        rows = canary.run(embed, batches)
+        watched = Canary(batches, rows if wanted is None else wanted)
+        cosines = [canary.lowest_cosine(rows, watched.expected)]
+        if self._config.model.source == "demo":
+            cosines.append(canary.golden(DEMO, self._tower).cosine(embed))
+        check = SelfCheck(partial(watched.cosine, embed), self._config.model.canary_period_s)
+        check.accept(float(np.min(cosines)))  # NaN if one is
+        return model, check
+
+    def _is_plain(self, model: "ClipModel") -> bool:
+        """Tell whether the tower runs as its float32 original does, so that there is no other."""
+        choices = model.choices | {"attention": model.choices[f"{self._tower}_attention"]}
+        return all(choices[name] == value for name, value in PLAIN.items())
+
+    def _canary_inputs(self, model: "ClipModel") -> tuple[tuple[Input, ...], ...]:
+        if self._tower == "vision":
+            return canary.pictures(model.architecture.vision.image_size)
+        device = model.choices["device"].partition(":")[0]
+        long = min(LONG_TOKENS.get(device, 256), model.architecture.text.max_tokens)
+        encode = partial(model.tokenizer.encode, max_length=long, truncate=True)
+        return canary.texts(encode, long)
+
+    def _embed(self, model: "ClipModel") -> Embed:
+        return model.embed_tokens if self._tower == "text" else model.embed_pictures
+
+    def _load(self, **changes: str) -> "ClipModel":
+        """Load the tower as configured, but for some options."""
         from deployments.model import ClipModel
 
-        model, text, vision = self._config.model, self._config.text, self._config.vision
-        loaded = ClipModel.load(
+        model = self._config.model
+        options = {"dtype": model.dtype, "attention": model.attention, "compile": model.compile}
+        return ClipModel.load(
             model.source,
             model.revision,
             model.device,
-            dtype or model.dtype,
-            model.attention,
-            model.implementation,
+            implementation=model.implementation,
             towers=(self._tower,),
-            compile=model.compile,
             image_decode=model.image_decode,
+            **(options | changes),
         )
-        if warm:
-            loaded.warm_up(text.max_batch_tokens, text.max_batch_sequences, vision.max_batch_images)
-        return loaded
+
+    def _submit(self, function: Callable[[], float]) -> "Future[float]":
+        return self._thread.submit(self._call, function, (), {})
 
     def _call(
         self, function: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]

@@ -1,14 +1,27 @@
-"""What a tower replica exports to Prometheus; Serve adds the deployment and the replica."""
+"""What a replica exports to Prometheus; Serve adds application, deployment and replica.
 
+serve_app/configs/monitoring/metrics.md is the table of them all.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from deployments.answer import Timings, Usage
 from deployments.batching import Batcher, Ran
 from deployments.finite import FiniteGuard
+from deployments.model.errors import InputError
+from deployments.work import DeadlineError, OverloadedError
 
 PREFIX = "jina_clip_"
 BATCH_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
+BATCH_ITEMS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 BUDGET_USE = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
@@ -24,6 +37,9 @@ class TowerMetrics:
         self._budget_use = Histogram(
             f"{PREFIX}tower_budget_use", "share of the budget that a batch took", BUDGET_USE
         )
+        self._batch_items = Histogram(
+            f"{PREFIX}tower_batch_items", "texts or pictures in a batch", BATCH_ITEMS
+        )
         self._budget = Gauge(f"{PREFIX}tower_budget", f"{unit} in a batch at most")
         self._queued = Gauge(f"{PREFIX}tower_queued_{unit}", f"{unit} waiting or running")
         self._halvings = Gauge(
@@ -33,6 +49,9 @@ class TowerMetrics:
             f"{PREFIX}tower_nonfinite_recomputed", "rows computed again in float32"
         )
         self._nonfinite = Gauge(f"{PREFIX}tower_nonfinite_failed", "items without a finite vector")
+        self._canary = Gauge(
+            f"{PREFIX}tower_canary_cosine", "lowest cosine of the pinned inputs with their rows"
+        )
 
     def after_batch(self, ran: Ran) -> None:
         """Count a batch that the device has run."""
@@ -40,6 +59,11 @@ class TowerMetrics:
         self._items.inc(ran.items)
         self._device_s.observe(ran.seconds)
         self._budget_use.observe(ran.cost / ran.budget)
+        self._batch_items.observe(ran.items)
+
+    def canary(self, cosine: float) -> None:
+        """Set the result of the last golden self-check; -1 where a row was not finite."""
+        self._canary.set(cosine if math.isfinite(cosine) else -1.0)
 
     def sample(self, batcher: Batcher[Any, Any], guard: FiniteGuard[Any], queued: int) -> None:
         """Set the gauges; called at each health check."""
@@ -48,3 +72,101 @@ class TowerMetrics:
         self._halvings.set(batcher.memory_halvings)
         self._recomputed.set(guard.recomputed)
         self._nonfinite.set(guard.failed)
+
+
+@dataclass
+class Tally:
+    """What a request asked for, filled in as it becomes known.
+
+    Attributes:
+        tokens, images: admitted.
+        items: asked for; `failed` of them got an error in place of a row.
+        stages_ms: where the time went, by stage.
+    """
+
+    items: int = 0
+    tokens: int = 0
+    images: int = 0
+    failed: int = 0
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def note(self, usage: Usage, failures: Sized, timings: Timings) -> None:
+        """Take the numbers of an answered request."""
+        self.tokens, self.images, self.failed = usage.text_tokens, usage.images, len(failures)
+        stages = {name.removesuffix("_ms"): spent for name, spent in asdict(timings).items()}
+        self.stages_ms = {name: spent for name, spent in stages.items() if spent}
+
+
+class RouterMetrics:
+    """Metrics of one Router."""
+
+    def __init__(self) -> None:
+        by: Any = ("lane", "outcome")  # Any: Ray annotates a tuple of one
+        self._requests = Counter(f"{PREFIX}requests", "requests answered or ended", by)
+        self._items = Counter(f"{PREFIX}items", "texts and pictures asked for", by)
+        self._tokens = Counter(f"{PREFIX}tokens", "tokens of the texts asked for", by)
+        self._images = Counter(f"{PREFIX}images", "pictures asked for", by)
+        self._failed = Counter(f"{PREFIX}failed_items", "items answered with an error", ("lane",))
+        self._request_s = Histogram(
+            f"{PREFIX}request_seconds", "from items to rows", BATCH_S, ("lane",)
+        )
+        self._stage_s = Histogram(
+            f"{PREFIX}stage_seconds", "time of a request in one stage", BATCH_S, ("stage",)
+        )
+        self._refusals = Counter(f"{PREFIX}refusals", "requests refused", ("reason",))
+        self._retries = Counter(f"{PREFIX}retries", "chunks sent once more", ("tower",))
+        self._outstanding_tokens = Gauge(f"{PREFIX}outstanding_tokens", "admitted, not answered")
+        self._outstanding_images = Gauge(f"{PREFIX}outstanding_images", "admitted, not answered")
+
+    @contextmanager
+    def request(self, lane: str) -> Iterator[Tally]:
+        """Count the request that the block answers, however it ends."""
+        tally, start_s, error = Tally(), time.perf_counter(), None
+        try:
+            with self.refusals():
+                yield tally
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            tags = {"lane": lane, "outcome": outcome(error)}
+            self._requests.inc(1, tags)
+            counts = (self._items, tally.items), (self._tokens, tally.tokens)
+            for counter, count in (*counts, (self._images, tally.images)):
+                if count:
+                    counter.inc(count, tags)
+            if tally.failed:
+                self._failed.inc(tally.failed, {"lane": lane})
+            self._request_s.observe(time.perf_counter() - start_s, {"lane": lane})
+            for stage, spent_ms in tally.stages_ms.items():
+                self._stage_s.observe(spent_ms / 1000, {"stage": stage})
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Count a refusal where the block raises one: by the name of its class."""
+        try:
+            yield
+        except (InputError, OverloadedError) as error:
+            self._refusals.inc(1, {"reason": type(error).__name__})
+            raise
+
+    def retry(self, tower: str) -> None:
+        """Count a chunk that is sent once more."""
+        self._retries.inc(1, {"tower": tower})
+
+    def outstanding(self, tokens: int, images: int) -> None:
+        """Set what is admitted and not answered."""
+        self._outstanding_tokens.set(tokens)
+        self._outstanding_images.set(images)
+
+
+def outcome(error: BaseException | None) -> str:
+    """Return how a request ended, in one word."""
+    kinds: tuple[tuple[type[BaseException], str], ...] = (
+        (InputError, "invalid"),
+        (OverloadedError, "refused"),
+        (DeadlineError, "timeout"),
+        (asyncio.CancelledError, "cancelled"),
+        (BaseException, "failed"),
+    )
+    return next((word for kind, word in kinds if isinstance(error, kind)), "ok")

@@ -18,6 +18,7 @@ from deployments.admission import Budget
 from deployments.answer import Embeddings, Timings, Usage
 from deployments.config import AppConfig, TargetsConfig
 from deployments.dispatch import Merge, fan_out, image_pieces, raise_first, text_pieces, together
+from deployments.metrics import RouterMetrics
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.model.errors import OptionError
 from deployments.model.fingerprint import combine, preprocessing_digest
@@ -61,8 +62,10 @@ class Router:
         self.config = config
         folder = find(config.model.source, config.model.revision, TOKENIZER_FILES)
         self.architecture = Architecture.read(folder)
-        self._text = TowerClient("text", text) if text is not None else None
-        self._vision = TowerClient("vision", vision) if vision is not None else None
+        self.metrics = RouterMetrics()
+        retry = self.metrics.retry
+        self._text = TowerClient("text", text, retry) if text is not None else None
+        self._vision = TowerClient("vision", vision, retry) if vision is not None else None
         self._tokens = Budget("tokens", config.router.max_queued_tokens)
         self._pictures = Budget("images", config.router.max_queued_images)
         self._preparer = Preparer(folder, self.architecture, config.images)
@@ -75,6 +78,7 @@ class Router:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report the work of this Router to the autoscaling policy."""
+        self.metrics.outstanding(self._tokens.outstanding, self._pictures.outstanding)
         return {
             "text_tokens_outstanding": float(self._tokens.outstanding),
             "images_outstanding": float(self._pictures.outstanding),
@@ -112,23 +116,26 @@ class Router:
             InputError: something the caller has to change; the message names the item.
             ServiceError: too much is outstanding, a tower is gone, or the time is up.
         """
-        parsed = self._parse(items, task, dimensions)
-        limit_s = min(timeout_s or np.inf, self.config.router.timeout_s)
         timings = Timings()
-        try:
-            async with asyncio.timeout(limit_s) as deadline:
-                if fingerprint is not None:
-                    await self._check_fingerprint(parsed, fingerprint)
-                ready = await self._preparer.prepare(parsed, task, truncate, timings)
-                if not partial:
-                    raise_first(ready.failures)
-                left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
-                terms = Terms(lane, max(left_s, 0))
-                rows = await self._compute(ready, len(parsed), terms, partial, timings)
-                served = await self.fingerprints(_towers(parsed))
-        except TimeoutError:
-            raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
-        usage = Usage(sum(len(ids) for ids in ready.token_ids.values()), len(ready.images))
+        with self.metrics.request(lane) as tally:
+            parsed = self._parse(items, task, dimensions)
+            tally.items = len(parsed)
+            limit_s = min(timeout_s or np.inf, self.config.router.timeout_s)
+            try:
+                async with asyncio.timeout(limit_s) as deadline:
+                    if fingerprint is not None:
+                        await self._check_fingerprint(parsed, fingerprint)
+                    ready = await self._preparer.prepare(parsed, task, truncate, timings)
+                    if not partial:
+                        raise_first(ready.failures)
+                    left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
+                    terms = Terms(lane, max(left_s, 0))
+                    rows = await self._compute(ready, len(parsed), terms, partial, timings)
+                    served = await self.fingerprints(_towers(parsed))
+            except TimeoutError:
+                raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
+            usage = Usage(sum(len(ids) for ids in ready.token_ids.values()), len(ready.images))
+            tally.note(usage, ready.failures, timings)
         finished = finish(rows, dimensions, normalized)
         answered_by = " ".join(f"{name}:{digest}" for name, digest in served.items())
         return Embeddings(finished, usage, ready.failures, timings, answered_by)

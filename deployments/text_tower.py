@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from deployments.batching import Batcher, within
+from deployments.batching import Batcher, Times, within
 from deployments.config import AppConfig
 from deployments.device import Device
 from deployments.finite import FiniteGuard
@@ -34,12 +34,15 @@ class TextTower:
         """
         texts = chunk.texts()
         costs = [len(ids) for ids in texts]
-        results = await within(chunk.terms, self._batcher.submit(texts, costs, chunk.terms.lane))
-        return TowerRows.of(results, self._device.model.width)
+        times = Times()
+        submitted = self._batcher.submit(texts, costs, chunk.terms.lane, times)
+        results = await within(chunk.terms, submitted)
+        width = self._device.model.width
+        return TowerRows.of(results, width, times.queue_ms, times.device_ms)
 
-    async def ready(self) -> bool:
-        """Answer once the model is loaded and warm."""
-        return True
+    async def ready(self) -> str:
+        """Answer, once the model is loaded and warm, with its fingerprint."""
+        return self._device.model.fingerprint
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report this replica's queue and pace to the autoscaling policy."""
@@ -49,9 +52,11 @@ class TextTower:
         }
 
     def check_health(self) -> None:
-        """Raise when the device is lost or stuck, so that Serve replaces the replica."""
+        """Raise when the device is lost, stuck or wrong, so that Serve replaces the replica."""
+        self._metrics.canary(self._device.selfcheck.cosine)
         self._device.check_health()
-        self._batcher.check_health()
+        if not self._device.selfcheck.running:  # a batch may wait for it, which is not stuck
+            self._batcher.check_health()
         self._metrics.sample(self._batcher, self._guard, self._batcher.outstanding_cost)
 
     async def _run(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:

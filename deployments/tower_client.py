@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
@@ -20,8 +21,11 @@ MAX_TRIES = 2
 class TowerClient:
     """Calls one tower through its handle."""
 
-    def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, name: str, handle: DeploymentHandle[Any], on_retry: Callable[[str], None]
+    ) -> None:
         self._name = name
+        self._on_retry = on_retry
         self._handle = handle
         self._fingerprint: str | None = None
 
@@ -45,6 +49,7 @@ class TowerClient:
                 if not (_lost(error) and attempt < MAX_TRIES):
                     raise self._translated(error) from error
             logger.warning("a %s replica was lost; sending its chunk again", self._name)
+            self._on_retry(self._name)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def ready(self) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Union
 
-from deployments.batching import Batcher, within
+from deployments.batching import Batcher, Times, within
 from deployments.config import AppConfig
 from deployments.device import Device
 from deployments.finite import FiniteGuard
@@ -49,12 +49,14 @@ class VisionTower:
             DeadlineError: the caller's time ran out first.
         """
         with self._counted(len(chunk.images)):
-            results = await within(chunk.terms, self._embed(chunk))
-        return TowerRows.of(results, self._device.model.width)
+            times = Times()
+            results = await within(chunk.terms, self._embed(chunk, times))
+        width = self._device.model.width
+        return TowerRows.of(results, width, times.queue_ms, times.device_ms)
 
-    async def ready(self) -> bool:
-        """Answer once the model is loaded and warm."""
-        return True
+    async def ready(self) -> str:
+        """Answer, once the model is loaded and warm, with its fingerprint."""
+        return self._device.model.fingerprint
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report this replica's queue and pace to the autoscaling policy."""
@@ -64,18 +66,21 @@ class VisionTower:
         }
 
     def check_health(self) -> None:
-        """Raise when the device is lost or stuck, so that Serve replaces the replica."""
+        """Raise when the device is lost, stuck or wrong, so that Serve replaces the replica."""
+        self._metrics.canary(self._device.selfcheck.cosine)
         self._device.check_health()
-        self._batcher.check_health()
+        if not self._device.selfcheck.running:  # a batch may wait for it, which is not stuck
+            self._batcher.check_health()
         self._metrics.sample(self._batcher, self._guard, self._outstanding)
 
-    async def _embed(self, chunk: ImageChunk) -> list[Row | Exception]:
+    async def _embed(self, chunk: ImageChunk, times: Times) -> list[Row | Exception]:
         async with self._ahead[chunk.terms.lane]:
             decoded = await asyncio.get_running_loop().run_in_executor(
                 self._decoders, self._device.model.decode_images, chunk.images, self._max_pixels
             )
             pictures = list(decoded.pixels)
-            rows = await self._batcher.submit(pictures, [1] * len(pictures), chunk.terms.lane)
+            costs = [1] * len(pictures)
+            rows = await self._batcher.submit(pictures, costs, chunk.terms.lane, times)
         results: dict[int, Row | Exception] = dict(zip(decoded.kept, rows, strict=True))
         results |= decoded.failures
         return [results[index] for index in range(len(chunk.images))]

@@ -5,6 +5,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
 
 from deployments.autoscaling import SERVE_SETTINGS
 from deployments.config import AppConfig, TowerConfig
@@ -39,7 +40,11 @@ def build_app(config: AppConfig) -> Application:
         ray_actor_options={"num_cpus": config.router.num_cpus},
         logging_config={"enable_access_log": False},
     )
-    return deploy(serve.ingress(http_app)(Router)).bind(config, **towers)
+
+    def routes() -> Starlette:  # called by Ray Serve in each Router replica
+        return http_app(config.router.playground)
+
+    return deploy(serve.ingress(routes)(Router)).bind(config, **towers)
 
 
 def app_handle() -> DeploymentHandle[Any]:

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from deployments.queueing import Lane
-from serve_app import fields, openapi, rendering, wire
+from serve_app import fields, openapi, playground, rendering, wire
 from serve_app.docs import page
 from serve_app.exchange import Clock, call, json_response, on_error, read_body
 from serve_app.keys import ApiKey, KeyRing
@@ -33,14 +33,18 @@ SERVER_TIMING = "server-timing"
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
 
 
-def http_app() -> Starlette:
-    """Build the routes; called by Ray Serve in each Router replica."""
+def http_app(with_playground: bool = True) -> Starlette:
+    """Build the routes, with or without the page at `/`."""
     return Starlette(
         routes=[
+            *(playground.routes() if with_playground else ()),
             Route("/v1/embeddings", _route(embeddings), methods=["POST"]),
             Route("/v1/models", _route(models), methods=["GET"]),
             Route("/health", _route(health), methods=["GET"]),
             Route("/ready", _route(ready), methods=["GET"]),
+            # What SageMaker asks of a container.
+            Route("/ping", _route(ready), methods=["GET"]),
+            Route("/invocations", _route(embeddings), methods=["POST"]),
             Route("/openapi.json", _route(document), methods=["GET"]),
             Route("/docs", _route(docs), methods=["GET"]),
         ],
@@ -50,11 +54,12 @@ def http_app() -> Starlette:
 
 async def embeddings(request: Request, router: "Router") -> Response:
     """Answer `POST /v1/embeddings`."""
-    key = _key(request, router)
     served, clock = _served(router), Clock()
-    body = await read_body(request, router.config.router.max_body_bytes)
-    with clock.part("parse"):
-        asked = await call(len(body), wire.parse, body, served)
+    with router.metrics.refusals():
+        key = _key(request, router)
+        body = await read_body(request, router.config.router.max_body_bytes)
+        with clock.part("parse"):
+            asked = await call(len(body), wire.parse, body, served)
     with _keys(request, router).admit(key, len(asked.items)):
         answer = await router.embed(
             asked.items,

@@ -16,6 +16,7 @@ from serve_app.app import APP_NAME, build_app
 
 POLICY = "deployments.autoscaling:TwoTowerPolicy"
 POLL_S = 0.2
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> None:
@@ -25,7 +26,10 @@ def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> 
         ServiceError: the application could not be deployed; says why.
     """
     if not any(tower.scaling for tower in towers(config)):
-        serve.run(build_app(config), name=name, route_prefix=route_prefix)
+        try:
+            serve.run(build_app(config), name=name, route_prefix=route_prefix)
+        except RuntimeError as error:
+            raise ServiceError(_fault(name) or last_line(str(error))) from error
         return
     schema = ServeDeploySchema.model_validate({"applications": [spec(config, name, route_prefix)]})
     client = _get_global_client()
@@ -36,8 +40,28 @@ def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> 
         if overview.status == ApplicationStatus.RUNNING:
             return
         if overview.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            raise ServiceError(f"the application did not start: {overview.message}")
+            raise ServiceError(_fault(name) or last_line(overview.message))
         time.sleep(POLL_S)
+
+
+def _fault(name: str) -> str:
+    """Return why deployments of an application did not start, empty where none says so."""
+    overview = serve.status().applications.get(name)
+    if overview is None:
+        return ""
+    faults = [
+        f"{deployment}: {last_line(status.message)}"
+        for deployment, status in sorted(overview.deployments.items())
+        if status.status.value in FAILED
+    ]
+    return "; ".join(faults)
+
+
+def last_line(message: str) -> str:
+    """Return what a traceback ends with, without the place of the exception's class."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    kind, colon, text = (lines[-1] if lines else "").partition(": ")
+    return text if colon and kind.replace(".", "").isidentifier() else kind + colon + text
 
 
 def spec(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> dict[str, Any]:

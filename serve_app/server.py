@@ -13,17 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from deployments.config import AppConfig
+from deployments.config import AppConfig, TowerConfig
+from deployments.model.source import find
+from deployments.work import ServiceError
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"
 
 GRPC_MESSAGE_BYTES = 64 * 1024 * 1024  # Ray Serve's own limit, 4 MiB, is less than one photograph
+HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_STATS_PORT": 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
 SETTINGS = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # half the cost of a call between deployments
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(GRPC_MESSAGE_BYTES),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # what cannot start ends `up`, and says why
 }
 
 
@@ -77,7 +81,11 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
     """Start Ray and the application, yield its URL once every replica runs, stop both after.
 
     Call `prepare_environment` first, before Ray is imported.
+
+    Raises:
+        EmbeddingError: it cannot start; says why and what to do.
     """
+    require_startable(config, ingress)
     import ray
     from ray import serve
 
@@ -97,6 +105,63 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
         serve.delete(APP_NAME)  # lets requests in flight finish
     finally:
         ray.shutdown()
+
+
+def require_startable(config: AppConfig, ingress: Ingress) -> None:
+    """Find what would fail in seconds, before Ray starts.
+
+    Raises:
+        CheckpointError: the weights are missing.
+        ServiceError: a port is taken, or the GPUs that the configuration asks for are not here.
+    """
+    for port, purpose in needed_ports(ingress).items():
+        if not port_is_free(ingress.host, port):
+            raise ServiceError(
+                f"port {port} ({purpose}) is taken on {ingress.host}; stop what listens there, "
+                f"or choose another port"
+            )
+    find(config.model.source, config.model.revision)
+    wanted = needed_gpus(config)
+    if wanted or config.model.device.startswith("cuda"):
+        from deployments.model.hardware import gpus
+
+        count = len(gpus())
+        if count < max(wanted, 1):
+            raise ServiceError(
+                f"the configuration asks for {max(wanted, 1):g} GPUs (model.device="
+                f"{config.model.device}, text.num_gpus={config.text.num_gpus:g}, vision.num_gpus="
+                f"{config.vision.num_gpus:g}); torch sees {count} here. `jina-clip-serve doctor` "
+                "says more; without GPUs use model.device=cpu and num_gpus=0"
+            )
+
+
+def needed_ports(ingress: Ingress) -> dict[int, str]:
+    """Return the ports that the ingress listens on, and what for."""
+    ports = {ingress.port: "HTTP"}
+    if ingress.proxy == "haproxy":
+        for variable, port in HAPROXY_PORTS.items():
+            ports[int(os.environ.get(variable, port))] = f"HAProxy, {variable}"
+    return ports
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Tell whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def needed_gpus(config: AppConfig) -> float:
+    """Return the GPUs that the first replicas reserve."""
+    return sum(_first_replicas(x) * x.num_gpus for x in (config.text, config.vision) if x.enabled)
+
+
+def _first_replicas(tower: TowerConfig) -> int:
+    return tower.scaling.min_replicas if tower.scaling else tower.num_replicas
 
 
 def needed_cpus(config: AppConfig) -> int:

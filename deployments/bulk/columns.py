@@ -1,0 +1,139 @@
+"""Arrow columns of the pipeline: internal ones, errors, and vectors as fixed-size lists.
+
+Internal columns begin with an underscore and are dropped at the end: token ids or pixels on their
+way to a tower, and the seconds that each stage spent, shared out over the rows, so that they add
+up however rows are split into blocks.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from deployments.bulk.options import BITS, Precision
+from deployments.model.output import Row, Rows
+from deployments.model.tokenizer import TokenIds
+
+ERROR = "error"
+TEXT_EMBEDDING = "text_embedding"
+IMAGE_EMBEDDING = "image_embedding"
+TOKEN_IDS = "_token_ids"
+PIXELS = "_pixels"  # decoded, as plain bytes
+ENCODED = "_encoded"  # for the tower to decode
+STAGES = ("read", "prepare", "text", "vision")
+
+TYPES: dict[Precision, pa.DataType] = {
+    "float32": pa.float32(),
+    "float16": pa.float16(),
+    "int8": pa.int8(),
+    "binary": pa.uint8(),
+}
+Batch: TypeAlias = (
+    pa.Table | Mapping[str, Any]
+)  # Any: what Ray Data or a person passes, columns of any type
+
+
+def as_table(batch: Batch) -> pa.Table:
+    """Return a batch of Ray Data in its Arrow or numpy format as a table."""
+    if isinstance(batch, pa.Table):
+        return batch
+    return pa.table({name: pa.array(list(values)) for name, values in batch.items()})
+
+
+def put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """Add a column, or replace the one of that name."""
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, column)
+    return table.append_column(name, column)
+
+
+def add_errors(table: pa.Table, errors: Mapping[int, str]) -> pa.Table:
+    """Add reasons to rows of the error column, after those that are there."""
+    old = table[ERROR].to_pylist() if ERROR in table.column_names else [None] * table.num_rows
+    for index, reason in errors.items():
+        old[index] = f"{old[index]}; {reason}" if old[index] else reason
+    return put(table, ERROR, pa.array(old, pa.string()))
+
+
+def add_seconds(table: pa.Table, stage: str, start_s: float) -> pa.Table:
+    """Note the time since `start_s` as this stage's."""
+    share = (time.perf_counter() - start_s) / max(1, table.num_rows)
+    return put(table, f"_{stage}_s", pa.array(np.full(table.num_rows, share)))
+
+
+def drop_internal(table: pa.Table) -> pa.Table:
+    """Return the table without the columns that only stages need."""
+    return table.drop_columns([name for name in table.column_names if name.startswith("_")])
+
+
+def token_column(texts: Sequence[TokenIds | None]) -> pa.Array:
+    """Return int32 lists; null where there is no text."""
+    lengths = [0 if ids is None else len(ids) for ids in texts]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    values = [ids for ids in texts if ids is not None]
+    flat = np.concatenate(values) if values else np.empty(0, np.int32)
+    mask = pa.array([ids is None for ids in texts], pa.bool_())
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(flat), mask=mask)
+
+
+def token_rows(column: pa.ChunkedArray) -> list[TokenIds | None]:
+    """Return the token ids of each row; what `token_column` was made of."""
+    rows: list[TokenIds | None] = []
+    for chunk in column.chunks:
+        offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy()
+        for index, absent in enumerate(chunk.is_null().to_pylist()):
+            rows.append(None if absent else values[offsets[index] : offsets[index + 1]])
+    return rows
+
+
+def vector_column(
+    rows: Mapping[int, Row], count: int, width: int, precision: Precision
+) -> pa.Array:
+    """Return fixed-size lists, null in the rows that have no vector.
+
+    Args:
+        rows: float32 [width], of length 1 each, by row.
+        count: rows of the table.
+        width: components of a vector.
+        precision: how they are stored, see `encode`.
+    """
+    matrix = np.zeros((count, width), dtype=np.float32)
+    places = list(rows)
+    if places:
+        matrix[places] = np.stack([rows[index] for index in places])
+    encoded = encode(matrix, precision)
+    mask = np.ones(count, dtype=bool)
+    mask[places] = False
+    values = pa.array(encoded.reshape(-1), TYPES[precision])
+    return pa.FixedSizeListArray.from_arrays(values, encoded.shape[1], mask=pa.array(mask))
+
+
+def encode(rows: Rows, precision: Precision) -> NDArray[Any]:
+    """Store rows [n, width] with fewer bits.
+
+    int8 scales each row so that its largest component is 127 or -127: cosines stay within rounding,
+    lengths do not. binary keeps the signs, 1 for positive, 8 to a byte, the first highest.
+    """
+    match precision:
+        case "float32":
+            return rows
+        case "float16":
+            halves: NDArray[np.float16] = rows.astype(np.float16)
+            return halves
+        case "int8":
+            largest = np.abs(rows).max(axis=1, keepdims=True)
+            scaled: NDArray[np.int8] = np.rint(rows / np.maximum(largest, 1e-12) * 127).astype(
+                np.int8
+            )
+            return scaled
+        case "binary":
+            bits: NDArray[np.uint8] = np.packbits(rows > 0, axis=1)
+            return bits
+
+
+def stored_width(width: int, precision: Precision) -> int:
+    """Return the entries of a stored vector."""
+    return width // BITS if precision == "binary" else width

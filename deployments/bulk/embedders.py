@@ -1,0 +1,172 @@
+"""Callable classes for `map_batches`: rows in, rows with vectors out."""
+
+import asyncio
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+import pyarrow as pa
+
+from deployments.bulk.columns import (
+    ENCODED,
+    IMAGE_EMBEDDING,
+    PIXELS,
+    TEXT_EMBEDDING,
+    TOKEN_IDS,
+    Batch,
+    add_errors,
+    add_seconds,
+    as_table,
+    put,
+    token_rows,
+    vector_column,
+)
+from deployments.bulk.options import EmbedOptions
+from deployments.bulk.prepare import Preparer
+from deployments.bulk.tower import BulkTower
+from deployments.model.image import Pixels
+from deployments.model.output import Row, Rows, finish
+from deployments.model.tokenizer import TokenIds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deployments.model import ClipModel
+
+Picture = Union[Pixels, "Tensor"]  # on the host, or on the GPU that decoded it
+DECODES_AHEAD = 2  # batches of pictures decoded while the tower works
+
+
+class TextEmbedder:
+    """Adds `text_embedding`; takes rows as they come, or as `Preparer` left them."""
+
+    def __init__(self, options: EmbedOptions) -> None:
+        budget = options.app.text
+        self._options = options
+        self._preparer: Preparer | None = None
+        self._loop = asyncio.Runner()
+        weakref.finalize(self, self._loop.close)
+        self._tower: BulkTower[TokenIds] = BulkTower(
+            options.app, "text", embed_tokens, budget.max_batch_tokens, budget.max_batch_sequences
+        )
+        self._width = options.width(self._tower.model.architecture)
+
+    def __call__(self, batch: Batch) -> pa.Table:
+        """Return the rows with one more column; texts of like length share a batch."""
+        table = as_table(batch)
+        if TOKEN_IDS not in table.column_names:
+            table = self._prepare(table)
+        start_s = time.perf_counter()
+        texts = {i: ids for i, ids in enumerate(token_rows(table[TOKEN_IDS])) if ids is not None}
+        order = sorted(texts, key=lambda index: len(texts[index]))
+        sorted_texts = [texts[index] for index in order]
+        costs = [len(ids) for ids in sorted_texts]
+        results = self._loop.run(self._tower.embed(sorted_texts, costs))
+        found = dict(zip(order, results, strict=True))
+        table = with_vectors(table, found, self._options, self._width, TEXT_EMBEDDING)
+        return add_seconds(table, "text", start_s)
+
+    def _prepare(self, table: pa.Table) -> pa.Table:
+        if self._preparer is None:
+            self._preparer = Preparer(self._options.model_copy(update={"image": None}))
+        return self._preparer(table)
+
+
+class ImageEmbedder:
+    """Adds `image_embedding`; takes rows as they come, or as `Preparer` left them."""
+
+    def __init__(self, options: EmbedOptions) -> None:
+        self._options = options
+        self._images = options.app.vision.max_batch_images
+        self._preparer: Preparer | None = None
+        self._decoders = ThreadPoolExecutor(DECODES_AHEAD, "decode")
+        self._loop = asyncio.Runner()
+        weakref.finalize(self, self._loop.close)
+        self._tower: BulkTower[Picture] = BulkTower(
+            options.app, "vision", embed_pictures, self._images, self._images
+        )
+        self._width = options.width(self._tower.model.architecture)
+        self._size = self._tower.model.architecture.vision.image_size
+
+    def __call__(self, batch: Batch) -> pa.Table:
+        """Return the rows with one more column."""
+        table = as_table(batch)
+        if PIXELS not in table.column_names and ENCODED not in table.column_names:
+            table = self._prepare(table)
+        start_s = time.perf_counter()
+        if PIXELS in table.column_names:
+            found = self._loop.run(self._embed_pixels(table[PIXELS]))
+        else:
+            found = self._loop.run(self._embed_encoded(table[ENCODED]))
+        table = with_vectors(table, found, self._options, self._width, IMAGE_EMBEDDING)
+        return add_seconds(table, "vision", start_s)
+
+    def _prepare(self, table: pa.Table) -> pa.Table:
+        if self._preparer is None:
+            self._preparer = Preparer(self._options.model_copy(update={"text": None}))
+        return self._preparer(table)
+
+    async def _embed_pixels(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:
+        shape = (self._size, self._size, 3)
+        pictures: dict[int, Picture] = {
+            index: np.frombuffer(value.as_buffer(), np.uint8).reshape(shape)
+            for index, value in enumerate(column)
+            if value.is_valid
+        }
+        rows = await self._tower.embed(list(pictures.values()), [1] * len(pictures))
+        return dict(zip(pictures, rows, strict=True))
+
+    async def _embed_encoded(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:
+        """Decode the next batches on the tower's device while it works on the last."""
+        images = {i: value for i, value in enumerate(column.to_pylist()) if value is not None}
+        places = list(images)
+        slots = asyncio.Semaphore(DECODES_AHEAD)
+        found: dict[int, Row | Exception] = {}
+
+        async def embed(part: list[int]) -> None:
+            async with slots:
+                decoded = await asyncio.get_running_loop().run_in_executor(
+                    self._decoders,
+                    self._tower.model.decode_images,
+                    [images[index] for index in part],
+                    self._options.images.max_pixels,
+                )
+                pictures = list(decoded.pixels)
+                rows = await self._tower.embed(pictures, [1] * len(pictures))
+            found.update(zip([part[i] for i in decoded.kept], rows, strict=True))
+            found.update({part[i]: error for i, error in decoded.failures.items()})
+
+        starts = range(0, len(places), self._images)
+        await asyncio.gather(*(embed(places[x : x + self._images]) for x in starts))
+        return found
+
+
+def embed_tokens(model: "ClipModel", texts: Sequence[TokenIds]) -> Rows:
+    """Run one batch of token ids."""
+    return model.embed_tokens(texts)
+
+
+def embed_pictures(model: "ClipModel", pictures: Sequence[Picture]) -> Rows:
+    """Run one batch of decoded pictures."""
+    return model.embed_pictures(pictures)
+
+
+def with_vectors(
+    table: pa.Table,
+    found: Mapping[int, Row | Exception],
+    options: EmbedOptions,
+    width: int,
+    name: str,
+) -> pa.Table:
+    """Truncate, normalise and store vectors by row; a failure becomes the row's error."""
+    kind = name.removesuffix("_embedding")
+    errors = {i: f"{kind}: {x}" for i, x in found.items() if isinstance(x, Exception)}
+    rows = {i: x for i, x in found.items() if not isinstance(x, Exception)}
+    if rows:
+        finished = finish(np.stack(list(rows.values())), width)
+        rows = dict(zip(rows, finished, strict=True))
+    column = vector_column(rows, table.num_rows, width, options.precision)
+    return add_errors(put(table, name, column), errors)

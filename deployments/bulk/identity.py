@@ -1,0 +1,111 @@
+"""What the vectors of a job are: written into every file, and compared before resuming."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+
+from deployments.bulk.blocks import Plan
+from deployments.bulk.input import Layout
+from deployments.bulk.options import EmbedOptions
+from deployments.model.errors import OptionError
+from deployments.model.source import FILES, find
+
+PREFIX = "embedding."
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that has to stay the same for two blocks to belong to one output.
+
+    Attributes:
+        model: the name that the service gives it.
+        fingerprint: of the checkpoint's files, hexadecimal.
+        dimensions: components of a vector.
+        precision: how they are stored.
+        task: the query task, or empty.
+        dtype: what the towers compute in.
+        truncate: whether long texts were cut.
+        columns: text, image and kept columns.
+        input: fingerprint of the list of files, their sizes, and the rows of a block.
+    """
+
+    model: str
+    fingerprint: str
+    dimensions: int
+    precision: str
+    task: str
+    dtype: str
+    truncate: bool
+    columns: str
+    input: str
+
+    @classmethod
+    def of(cls, options: EmbedOptions, layout: Layout, plan: Plan) -> "Identity":
+        """Describe a job; reads the checkpoint's files."""
+        model = options.app.model
+        columns = {"text": layout.text, "image": layout.image, "kept": layout.kept}
+        return cls(
+            model=model.served_name,
+            fingerprint=fingerprint(model.source, model.revision),
+            dimensions=options.width(options.architecture()),
+            precision=options.precision,
+            task=options.task or "",
+            dtype=model.dtype,
+            truncate=options.truncate,
+            columns=json.dumps(columns),
+            input=plan.fingerprint,
+        )
+
+    def to_json(self) -> bytes:
+        """Return the job's file."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Identity":
+        """Read the job's file.
+
+        Raises:
+            OptionError: it is not one of this version.
+        """
+        try:
+            return cls(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise OptionError(
+                f"the output was made by another version ({error}); choose another output"
+            ) from None
+
+    def metadata(self) -> dict[str, str]:
+        """Return what the files of the output say about their vectors."""
+        names = ("model", "fingerprint", "dimensions", "precision", "task")
+        return {PREFIX + name: str(getattr(self, name)) for name in names}
+
+    def check_same(self, before: "Identity") -> None:
+        """Refuse to continue a job that was another.
+
+        Raises:
+            OptionError: names what changed, its old and its new value.
+        """
+        changed = [
+            f"{field.name} was {old}, now {new}"
+            for field in fields(self)
+            if (old := getattr(before, field.name)) != (new := getattr(self, field.name))
+        ]
+        if changed:
+            raise OptionError(
+                f"cannot resume, the job has changed: {'; '.join(changed)}; "
+                "run it as before, or choose another output"
+            )
+
+
+def fingerprint(source: str, revision: str | None = None) -> str:
+    """Return one hash over the checkpoint's files: weights, tokenizer and configuration.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    folder = find(source, revision)
+    digest = hashlib.sha256()
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

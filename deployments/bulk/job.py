@@ -1,0 +1,185 @@
+"""A bulk job: input, stages and output put together, run to its end, and resumed."""
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorProxy
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from deployments.bulk.blocks import Block, Plan, cut_input
+from deployments.bulk.files import S3, folder_of
+from deployments.bulk.identity import Identity
+from deployments.bulk.input import BlockReader, Layout
+from deployments.bulk.options import EmbedOptions
+from deployments.bulk.output import BlockWriter, OutputFolder
+from deployments.bulk.pipeline import LIGHT_CPUS, stages
+from deployments.bulk.progress import Progress, Summary
+from deployments.bulk.window import Window
+from deployments.model.errors import EmbeddingError
+
+# Ray Data (2.60) looks at finished tasks every 0.1 s, so that a block takes about a second through
+# its stages however small it is; as many blocks have to be under way as hide that.
+AHEAD_PER_REPLICA = 2
+
+
+class TooManyErrorsError(EmbeddingError):
+    """More rows failed than the job was allowed."""
+
+
+@dataclass(frozen=True)
+class BulkJob:
+    """What to read, how to embed it, and where to.
+
+    Attributes:
+        plan: the blocks of the input.
+        layout: the columns that are read and kept.
+        options: how rows become vectors.
+        output: folder or s3:// prefix.
+        max_errors: rows with errors after which the job stops; None for never.
+        blocks_ahead: blocks under way beyond one for each replica of the towers; None is two for
+            each replica and one for each worker of the CPU stage.
+        stats: what Ray Data says about its stages, after a run.
+    """
+
+    plan: Plan
+    layout: Layout
+    options: EmbedOptions
+    output: str
+    max_errors: int | None = None
+    blocks_ahead: int | None = None
+    stats: list[str] = field(default_factory=list)
+
+    @property
+    def max_blocks_under_way(self) -> int:
+        """Most blocks that are read but not written: what a kill can cost."""
+        replicas, ahead = self.options.max_replicas, self.blocks_ahead
+        if ahead is None:
+            ahead = AHEAD_PER_REPLICA * replicas + self.options.workers.max
+        return replicas + ahead
+
+    def run(self, resume: bool = False, show: Callable[[Progress], None] | None = None) -> Summary:
+        """Run on the Ray that is initialised; calls `show` after each block.
+
+        Raises:
+            OptionError: the output holds a job and `resume` is false, or holds another job.
+            TooManyErrorsError: more rows failed than `max_errors`; finished blocks stay.
+        """
+        identity = Identity.of(self.options, self.layout, self.plan)
+        folder = OutputFolder(self.output)
+        finished = folder.begin(identity, resume)
+        todo = [block for block in self.plan.blocks if block.number not in finished]
+        errors = sum(folder.errors_of(number) for number in finished)
+        resumed_rows = self.plan.num_rows - sum(block.num_rows for block in todo)
+        progress = Progress(self.plan.num_rows, resumed_rows, errors)
+        self._check(progress)
+        if todo:
+            with settings():
+                for figures in self._figures(todo, identity):
+                    progress.add(figures)
+                    if show is not None:
+                        show(progress)
+                    self._check(progress)
+        return progress.summary(self.output, len(self.plan.blocks), len(finished))
+
+    def _figures(self, todo: list[Block], identity: Identity) -> Iterator[dict[str, Any]]:
+        """Run the pipeline; yields the figures of each block once it is written."""
+        window = ray.remote(Window).options(num_cpus=0).remote(self.max_blocks_under_way)
+        dataset = self._dataset(todo, identity, window)
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            assert isinstance(table, pa.Table)  # the format that was asked for
+            for figures in table.to_pylist():
+                window.leave.remote(figures["block"])
+                yield figures
+        self.stats.append(dataset.stats())
+
+    def _dataset(
+        self, todo: list[Block], identity: Identity, window: "ActorProxy[Window]"
+    ) -> Dataset:
+        rows = [{"block": pickle.dumps(block)} for block in todo]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            ReadStage,
+            fn_constructor_args=(self.layout, window),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=LIGHT_CPUS,
+        )
+        sizes = {block.number: block.num_rows for block in self.plan.blocks}
+        # An actor: a task's process may end between two blocks, and one takes seconds to start.
+        return stages(dataset, self.options).map_batches(
+            BlockWriter,
+            fn_constructor_args=(self.output, identity, self.layout.kept, sizes),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=1, max_size=self.options.max_replicas),
+            num_cpus=LIGHT_CPUS,
+        )
+
+    def _check(self, progress: Progress) -> None:
+        if self.max_errors is not None and progress.errors > self.max_errors:
+            raise TooManyErrorsError(
+                f"{progress.errors:,} rows have errors, the limit is {self.max_errors:,}; see the "
+                f"column error in {self.output}"
+            )
+
+
+class ReadStage:
+    """Reads one block at a time, once the window has a place for it."""
+
+    def __init__(self, layout: Layout, window: "ActorProxy[Window]") -> None:
+        self._reader = BlockReader(layout)
+        self._window = window
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Yield the rows of each block."""
+        for data in batch["block"].to_pylist():
+            block: Block = pickle.loads(data)
+            ray.get(self._window.enter.remote(block.number))
+            yield self._reader.read(block)
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """Let Ray Data keep a block whole, however large, and leave the terminal to us."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    with DataContext.current(context):
+        yield
+
+
+def prepare(
+    source: str,
+    output: str,
+    options: EmbedOptions,
+    kept: tuple[str, ...] = (),
+    block_rows: int = 512,
+    max_errors: int | None = None,
+    blocks_ahead: int | None = None,
+) -> BulkJob:
+    """Look at the input and settle what there is to do; nothing runs yet.
+
+    Where the options name no column, `text` and `image` of the input are taken. Pictures may come
+    from the bucket of the input.
+
+    Raises:
+        OptionError: the input or a column of it is not there.
+        CheckpointError: there is no such model.
+    """
+    plan = cut_input(source, block_rows)
+    layout = Layout.choose(plan, options.text, options.image, kept)
+    images = options.images
+    if source.startswith(S3):
+        bucket = source.removeprefix(S3).partition("/")[0]
+        images = images.model_copy(update={"s3_buckets": (*images.s3_buckets, bucket)})
+    update = {"text": layout.text, "image": layout.image, "folder": folder_of(source)}
+    settled = options.model_copy(update=update | {"images": images})
+    settled.width(settled.architecture())
+    return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead)

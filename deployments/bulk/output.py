@@ -1,0 +1,136 @@
+"""The last stage, and the output folder: one parquet file for each finished block.
+
+A file appears whole or not at all, under the name of its block. So the names alone say what is
+finished, and a block that runs twice is written over, not added.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from deployments.bulk.columns import (
+    ERROR,
+    IMAGE_EMBEDDING,
+    STAGES,
+    TEXT_EMBEDDING,
+    TOKEN_IDS,
+)
+from deployments.bulk.files import S3, open_input, split, write_bytes
+from deployments.bulk.identity import Identity
+from deployments.bulk.input import BLOCK, ROW
+from deployments.model.errors import OptionError
+
+JOB_FILE = "_job.json"  # readers of folders skip names with an underscore
+NAME = re.compile(r"block-(\d+)\.parquet")
+TEMPORARY = re.compile(r"\.block-\d+\.parquet\.\d+")
+ERRORS = "block.errors"
+
+
+class OutputFolder:
+    """A local folder or s3:// prefix with the blocks of one job."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._system, self._path = split(self.url)
+
+    def block_url(self, number: int) -> str:
+        """Return where a block is written; names sort as rows do."""
+        return f"{self.url}/block-{number:08d}.parquet"
+
+    def begin(self, identity: Identity, resume: bool) -> set[int]:
+        """Create the folder, or check that it holds the same job; returns the finished blocks.
+
+        Raises:
+            OptionError: there is a job already, or another job than this one.
+        """
+        names = self._names()
+        finished = {int(match[1]) for name in names if (match := NAME.fullmatch(name))}
+        if JOB_FILE in names:
+            if not resume:
+                raise OptionError(
+                    f"the output {self.url!r} has a job already ({len(finished):,} blocks); "
+                    "continue it with --resume, or choose another output"
+                )
+            with open_input(f"{self.url}/{JOB_FILE}") as file:
+                identity.check_same(Identity.from_json(file.read()))
+        elif names:
+            raise OptionError(
+                f"the output {self.url!r} has files of something else; choose another"
+            )
+        else:
+            if not self.url.startswith(S3):
+                self._system.create_dir(self._path, recursive=True)
+            write_bytes(f"{self.url}/{JOB_FILE}", identity.to_json())
+        for name in filter(TEMPORARY.fullmatch, names):
+            self._system.delete_file(f"{self._path}/{name}")
+        return finished
+
+    def errors_of(self, number: int) -> int:
+        """Return how many rows of a finished block have an error."""
+        with open_input(self.block_url(number)) as file:
+            return int(pq.read_schema(file).metadata[ERRORS.encode()])
+
+    def _names(self) -> list[str]:
+        selector = fs.FileSelector(self._path, allow_not_found=True)
+        return [info.base_name for info in self._system.get_file_info(selector)]
+
+
+@dataclass(frozen=True)
+class BlockWriter:
+    """Writes each block that comes and returns a row of figures about it."""
+
+    url: str
+    identity: Identity
+    kept: tuple[str, ...]
+    block_rows: dict[int, int]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Write a whole block.
+
+        Raises:
+            RuntimeError: the rows are not those of exactly one block.
+        """
+        start_s = time.perf_counter()
+        numbers = pc.unique(table[BLOCK]).to_pylist()
+        if len(numbers) != 1 or table.num_rows != self.block_rows[numbers[0]]:
+            raise RuntimeError(f"{table.num_rows} rows of blocks {numbers} are no whole block")
+        figures = figures_of(table)
+        shown = [n for n in (TEXT_EMBEDDING, IMAGE_EMBEDDING) if n in table.column_names]
+        names = [*([] if ROW in self.kept else [ROW]), *self.kept, *shown, ERROR]
+        metadata = self.identity.metadata() | {ERRORS: str(figures["errors"])}
+        self._write(numbers[0], table.select(names).replace_schema_metadata(metadata), shown)
+        figures["write_s"] = time.perf_counter() - start_s
+        return pa.Table.from_pylist([figures])
+
+    def _write(self, number: int, table: pa.Table, vectors: list[str]) -> None:
+        buffer = pa.BufferOutputStream()
+        plain = [name for name in table.column_names if name not in vectors]
+        pq.write_table(table, buffer, use_dictionary=plain, write_statistics=plain)
+        write_bytes(OutputFolder(self.url).block_url(number), buffer.getvalue())
+
+
+def figures_of(table: pa.Table) -> dict[str, int | float]:
+    """Return what a block was: its number, rows, errors, tokens, images, and seconds by stage."""
+
+    def valid(name: str) -> int:
+        return table.num_rows - table[name].null_count if name in table.column_names else 0
+
+    figures: dict[str, int | float] = {
+        "block": table[BLOCK][0].as_py(),
+        "rows": table.num_rows,
+        "errors": valid(ERROR),
+        "texts": valid(TEXT_EMBEDDING),
+        "images": valid(IMAGE_EMBEDDING),
+        "tokens": 0,
+    }
+    if TOKEN_IDS in table.column_names:
+        figures["tokens"] = pc.sum(pc.list_value_length(table[TOKEN_IDS])).as_py() or 0
+    for stage in STAGES:
+        name = f"_{stage}_s"
+        figures[f"{stage}_s"] = pc.sum(table[name]).as_py() if name in table.column_names else 0.0
+    return figures

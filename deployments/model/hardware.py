@@ -1,0 +1,131 @@
+"""What this machine offers a model: GPUs, their driver, and the attention kernels that run."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from deployments.model import kernels, loading
+from deployments.model.architecture import Architecture
+from deployments.model.attention import resolve_dense, resolve_packed
+from deployments.model.checkpoint import adapted_modules, plain_text_shapes, vision_shapes
+from deployments.model.errors import OptionError
+from deployments.model.runners import inference
+
+DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+QUERY_S = 20
+# What kernels are tried at: pictures of the published model.
+DENSE_SHAPE = (2, 1297, 16, 64)
+
+TowerName = Literal["text", "vision"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: as the driver gives it.
+        capability: compute capability, such as `9.0`.
+        total_bytes: memory.
+        free_bytes: memory that nobody uses now.
+    """
+
+    name: str
+    capability: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Attention kernels of one tower.
+
+    Attributes:
+        chosen: what `attention="auto"` takes here.
+        faults: why each of the others does not run; empty for those that do.
+    """
+
+    chosen: str
+    faults: dict[str, str]
+
+
+def gpus() -> list[Gpu]:
+    """Return the GPUs that torch can use."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+        capability = f"{facts.major}.{facts.minor}"
+        found.append(Gpu(facts.name, capability, total_bytes, free_bytes))
+    return found
+
+
+def driver() -> str | None:
+    """Return the version of the NVIDIA driver, None where there is none."""
+    if shutil.which(DRIVER_QUERY[0]) is None:
+        return None
+    try:
+        done = subprocess.run(
+            DRIVER_QUERY, check=False, capture_output=True, text=True, timeout=QUERY_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.split()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def kernel_choices(device: str, dtype: str, attention: str = "auto") -> dict[str, Kernels]:
+    """Try the attention kernels of both towers.
+
+    Raises:
+        OptionError: the device, the precision or the asked kernel is not to be had here.
+    """
+    place = loading.place(device, dtype)
+
+    def text(name: str) -> str:
+        return str(resolve_packed(name, place.device, place.dtype))
+
+    def vision(name: str) -> str:
+        return resolve_dense(name, place.device, place.dtype, DENSE_SHAPE)
+
+    with inference(place.device):
+        return {
+            "text": Kernels(text(attention), {x: _fault(text, x) for x in kernels.PACKED}),
+            "vision": Kernels(vision(attention), {x: _fault(vision, x) for x in kernels.DENSE}),
+        }
+
+
+def _fault(resolve: Callable[[str], str], name: str) -> str:
+    try:
+        resolve(name)
+    except OptionError as error:
+        return str(error)
+    return ""
+
+
+def weight_bytes(arch: Architecture, tower: TowerName, dtype: str) -> int:
+    """Return the memory of a tower's weights, adapters merged."""
+    if tower == "vision":
+        shapes = list(vision_shapes(arch.vision).values())
+    else:
+        shapes = [*adapted_modules(arch.text).values(), *plain_text_shapes(arch.text).values()]
+    return sum(math.prod(shape) for shape in shapes) * loading.DTYPES[dtype].itemsize
+
+
+def batch_bytes(arch: Architecture, tower: TowerName, dtype: str, budget: int) -> int:
+    """Estimate the memory of a full batch of `budget` tokens or pictures.
+
+    The widest moment is an MLP: its input, its inner activations and as much again, beside the
+    residual and the attention's q, k and v.
+    """
+    if tower == "vision":
+        width, inner = arch.vision.width, 2 * arch.vision.mlp_width
+        tokens = budget * arch.vision.num_tokens
+    else:
+        width, inner, tokens = arch.text.hidden_size, arch.text.intermediate_size, budget
+    return tokens * (2 * inner + 6 * width) * loading.DTYPES[dtype].itemsize

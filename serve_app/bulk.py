@@ -1,0 +1,191 @@
+"""`jina-clip-serve bulk`: from files to vectors."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from deployments.model.errors import EmbeddingError
+
+if TYPE_CHECKING:
+    from deployments.bulk import BulkJob, EmbedOptions, Progress, Summary
+
+EXIT_ROWS_FAILED = 3
+EXIT_TOO_MANY_ERRORS = 4
+HELPERS_CPUS = 2  # reading and writing
+
+
+@click.command()
+@click.argument("source", metavar="INPUT")
+@click.argument("output")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--text", help="Column of the texts; by default text, if there is one.")
+@click.option("--image", help="Column of the pictures; by default image, if there is one.")
+@click.option("--id", "identifier", help="Column to keep that names the row.")
+@click.option("--keep", multiple=True, help="Another column to keep; may be repeated.")
+@click.option("--dimensions", type=click.IntRange(1))
+@click.option("--task", type=click.Choice(["retrieval.query"]))
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16", "int8", "binary"]),
+)
+@click.option("--truncate", is_flag=True, help="Cut long texts instead of giving them an error.")
+@click.option("--text-replicas", default="1", show_default=True, metavar="A:B")
+@click.option("--vision-replicas", default="1", show_default=True, metavar="A:B")
+@click.option("--workers", default="1", show_default=True, metavar="A:B", help="CPU stage.")
+@click.option("--block-rows", default=512, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--blocks-ahead",
+    type=click.IntRange(0),
+    help="Blocks under way beyond one a replica; fewer cost less when the job is killed.",
+)
+@click.option("--max-errors", type=click.IntRange(0), help="Stop above so many rows with errors.")
+@click.option("--resume", is_flag=True, help="Continue the job in OUTPUT.")
+@click.option("--dry-run", is_flag=True, help="Sample the input and say how long it will take.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--address", help="A running Ray cluster; by default Ray starts on this machine.")
+@click.pass_context
+def bulk(
+    context: click.Context,
+    /,
+    source: str,
+    output: str,
+    settings: tuple[str, ...],
+    path: Path | None,
+    text: str | None,
+    image: str | None,
+    identifier: str | None,
+    keep: tuple[str, ...],
+    block_rows: int,
+    blocks_ahead: int | None,
+    max_errors: int | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    address: str | None,
+    **options: str,
+) -> None:
+    """Embed the rows of INPUT into parquet files in the folder OUTPUT.
+
+    INPUT is parquet, JSONL, CSV, pictures or WebDataset tars: a file, folder or glob, local or
+    s3://. Settings are those of `up`: model.source=jinaai/jina-clip-v2 text.num_gpus=1
+
+    Exit codes: 0 all rows have their vectors, 3 some have an error instead, 4 stopped by
+    --max-errors, 1 the job cannot run, 2 the command line is wrong.
+    """
+    from deployments.bulk import TooManyErrorsError, estimate, prepare
+
+    console = Console(stderr=True)
+    kept = tuple(name for name in (identifier, *keep) if name is not None)
+    try:
+        job = prepare(
+            source,
+            output,
+            embed_options(path, settings, text, image, options),
+            kept,
+            block_rows,
+            max_errors,
+            blocks_ahead,
+        )
+        with ray_running(job.options, address):
+            if dry_run:
+                figures = asdict(estimate(job))
+            else:
+                summary = run(job, resume, console)
+                figures = asdict(summary)
+    except TooManyErrorsError as error:
+        console.print(f"Stopped: {error}", markup=False)
+        context.exit(EXIT_TOO_MANY_ERRORS)
+    except EmbeddingError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(figures) if as_json else report(figures))
+    if not dry_run and summary.total_errors:
+        context.exit(EXIT_ROWS_FAILED)
+
+
+def embed_options(
+    path: Path | None,
+    settings: tuple[str, ...],
+    text: str | None,
+    image: str | None,
+    options: dict[str, str],
+) -> "EmbedOptions":
+    """Put the command line and the configuration together."""
+    from deployments.bulk import EmbedOptions, Replicas
+    from serve_app.settings import read_config
+
+    app = read_config(path, settings)
+    pools = {
+        name: Replicas.parse(options.pop(name))
+        for name in ("text_replicas", "vision_replicas", "workers")
+    }
+    images = app.images.model_copy(update={"local_files": True})
+    return EmbedOptions.model_validate(
+        {"text": text, "image": image, "app": app, "images": images, **pools, **options}
+    )
+
+
+@contextmanager
+def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
+    """Use the cluster at an address or the Ray that runs already, or start one for the time."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if ray.is_initialized():
+        yield
+        return
+    if address is None:
+        # A local cluster has as many CPUs as the stages ask for: on a small machine they share.
+        cpus = max(needed_cpus(options), os.cpu_count() or 1)
+        ray.init(
+            num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+    else:
+        ray.init(address, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def needed_cpus(options: "EmbedOptions") -> int:
+    """Return the CPUs that all stages reserve at their largest, rounded up."""
+    cpus = options.workers.max + HELPERS_CPUS
+    if options.text is not None:
+        cpus += int(-(-options.text_replicas.max * options.app.text.num_cpus // 1))
+    if options.image is not None:
+        cpus += int(-(-options.vision_replicas.max * options.app.vision.num_cpus // 1))
+    return cpus
+
+
+def run(job: "BulkJob", resume: bool, console: Console) -> "Summary":
+    """Run a job with a line of progress: one that moves on a terminal, else one at a time."""
+    with console.status(f"Starting {job.options.app.model.source}") as status:
+
+        def show(progress: "Progress") -> None:
+            status.update(progress.line())
+
+        return job.run(resume, show)
+
+
+def report(figures: dict[str, object]) -> str:
+    """Return figures for people, one a line."""
+    return "\n".join(f"{name}: {_shown(value)}" for name, value in figures.items())
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

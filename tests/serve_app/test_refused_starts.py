@@ -1,0 +1,100 @@
+"""A configuration that cannot work ends `jina-clip-serve up` with one message, and no loop."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
+
+PROGRAM = Path(sys.executable).parent / "jina-clip-serve"
+
+
+def up(*arguments):
+    """Run the command as a user does; return its exit code and what it said."""
+    done = subprocess.run(
+        [PROGRAM, "up", *arguments], capture_output=True, text=True, timeout=200, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def taken():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "words"),
+    [
+        ("model.source=./nowhere", 1, "no folder './nowhere'"),
+        ("text.max_batch_tokens=100", 2, "a chunk must fit in a batch"),
+        ("images.local_files=true", 2, "a server must not read its disk"),
+    ],
+)
+def test_what_can_be_known_before_ray_starts_ends_there(setting, code, words):
+    """The message says what was wrong with the value; no traceback, no Ray."""
+    found, said = up(setting)
+    assert found == code
+    assert words in said
+    assert "Traceback" not in said
+    assert said.count("Error:") == 1
+
+
+def test_a_taken_port_ends_it(taken):
+    """The port is named; while it is free nothing is said about it."""
+    found, said = up("--port", str(taken))
+    assert found == 1
+    assert f"port {taken} (HTTP) is taken" in said
+    assert "Traceback" not in said
+
+
+def test_gpus_that_are_not_here_end_it(monkeypatch):
+    """Both a device and a share of GPUs are counted, before Ray waits for them for ever."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for setting in ("model.device=cuda", "text.num_gpus=0.5"):
+        found, said = up(setting)
+        assert (found, "Traceback" in said) == (1, False)
+        assert "torch sees 0 here" in said
+
+
+def test_what_only_a_replica_finds_ends_it_after_one_try(monkeypatch):
+    """The replica's own message is shown with its tower's name, not a traceback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = ["model.attention=flash4", "text.num_cpus=0.5", "vision.enabled=false"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found, said = up("--port", str(port), *settings)
+    assert found == 1
+    assert "TextTower: attention 'flash4' does not run on cpu" in said
+    assert "Traceback" not in said
+
+
+def test_haproxy_needs_two_more_ports(monkeypatch):
+    """Their numbers are those that Ray Serve takes from the environment."""
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "1234")
+    monkeypatch.delenv("RAY_SERVE_HAPROXY_METRICS_PORT", raising=False)
+    assert list(needed_ports(Ingress("haproxy", "0.0.0.0", 80))) == [80, 1234, 9101]
+    assert list(needed_ports(Ingress("stock", "127.0.0.1", 80))) == [80]
+
+
+def test_a_port_is_free_until_something_listens(taken):
+    """Another address of the machine does not count."""
+    assert not port_is_free("127.0.0.1", taken)
+    assert port_is_free("127.0.0.3", taken)
+
+
+def test_the_gpus_of_the_first_replicas_are_counted():
+    """Bounds count from below: more come when there is work."""
+    from deployments.config import AppConfig
+
+    scaling = {"min_replicas": 2, "max_replicas": 8}
+    towers = {"text": {"num_gpus": 0.5, "num_replicas": 3}, "vision": {"num_gpus": 1}}
+    assert needed_gpus(AppConfig.model_validate(towers)) == 2.5
+    towers["vision"]["scaling"] = scaling
+    assert needed_gpus(AppConfig.model_validate(towers)) == 3.5
