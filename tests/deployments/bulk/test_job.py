@@ -44,12 +44,11 @@ def bucket() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def running_ray(bucket: Any) -> Iterator[None]:
-    """Ray as it runs already, or one for this module; its workers know the S3 server."""
+    """One Ray for this module; its workers know the S3 server."""
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
+    # The Ray of the service's tests has no processors left for a job: it would wait for ever.
+    assert not ray.is_initialized(), "run these tests before those of serve_app, as pytest does"
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
