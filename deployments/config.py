@@ -162,6 +162,8 @@ class ImageConfig(Frozen):
     """Networks in CIDR form that are fetched from although they are not public."""
     s3_buckets: tuple[str, ...] = ()
     """Buckets that `s3://` images may come from; none by default."""
+    file_roots: tuple[str, ...] = ()
+    """Folders of the Routers' machines that `file://` images may come from; none by default."""
     local_files: bool = False
     """Read `file://` and plain paths: for bulk jobs only, never for a server."""
 

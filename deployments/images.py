@@ -73,11 +73,21 @@ class ImageSources:
             return await self._decode("the content of the data URI", data_payload(source))
         if scheme == "s3":
             return await self._in_thread(self._buckets.read, source)
-        if scheme == "file" and self._config.local_files:
-            return await self._in_thread(self._read_file, file_path(source))
-        if scheme == "file":
+        if scheme == "file" and not (self._config.local_files or self._config.file_roots):
             raise ImageSourceError(f"files of the server are not read; send {FORMS}")
+        if scheme == "file":
+            return await self._in_thread(self._read_file, self._allowed(file_path(source)))
         raise ImageSourceError(f"the image is a URL of a scheme that is not read; send {FORMS}")
+
+    def _allowed(self, path: str) -> str:
+        """Return a path that may be read, without symbolic links and `..`."""
+        if self._config.local_files or "\0" in path:  # no path has a NUL: reading will say so
+            return path
+        real = os.path.realpath(path)
+        roots = (os.path.realpath(root) for root in self._config.file_roots)
+        if not any(os.path.commonpath((root, real)) == root for root in roots):
+            raise ImageSourceError(f"this file of the server is not read; send {FORMS}")
+        return real
 
     def _read_file(self, path: str) -> bytes:
         return read_file(path, self._config.max_image_bytes)
