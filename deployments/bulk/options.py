@@ -11,7 +11,6 @@ from deployments.model.output import check_dimensions
 from deployments.model.source import TOKENIZER_FILES, find
 
 Precision = Literal["float32", "float16", "int8", "binary"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
 BITS = 8  # vector components in one byte of the binary precision
 
 
