@@ -32,7 +32,9 @@ class ModelConfig(Frozen):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: str = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    image_decode: Literal["auto", "exact", "gpu"] = "auto"
+    image_decode: Literal["auto", "exact", "draft", "gpu"] = "auto"
+    """`draft` decodes large JPEGs several times faster; `gpu` on the device; both differ from
+    `exact` by roundings."""
     implementation: Literal["native", "reference"] = "native"
     canary_period_s: Annotated[float, Field(ge=0)] = 300
     """How often a replica checks its rows for pinned inputs, beside at its start; 0 for never."""

@@ -66,6 +66,7 @@ def _examine(
     yield from gpu
     if all(finding.status != "fails" for finding in gpu):
         yield from machine.kernels(config)
+        yield from machine.precision(config)
     yield from _weights(config, runnable=all(finding.status != "fails" for finding in gpu))
 
 

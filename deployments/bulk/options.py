@@ -70,7 +70,7 @@ class EmbedOptions(Frozen):
     @property
     def decodes_on_cpu(self) -> bool:
         """Whether the CPU stage decodes pictures; where a GPU can, its tower does."""
-        return self.app.vision.num_gpus == 0 or self.app.model.image_decode == "exact"
+        return self.app.vision.num_gpus == 0 or self.app.model.image_decode in ("exact", "draft")
 
     @property
     def max_replicas(self) -> int:

@@ -89,7 +89,7 @@ class ClipModel:
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.
             compile: `"on"`, `"off"`, or `"auto"` (on CUDA); includes the graphs of small batches.
-            image_decode: `"exact"`, `"gpu"` (JPEGs on the device), or `"auto"`.
+            image_decode: `"exact"`, `"draft"`, `"gpu"` (JPEGs), or `"auto"` (exact on a CPU).
 
         Raises:
             CheckpointError: the source is missing, incomplete or not of this family.

@@ -24,7 +24,7 @@ from deployments.model.image import MAX_PIXELS, Pixels, check_size, open_image, 
 
 logger = logging.getLogger(__name__)
 
-MODES = ("auto", "exact", "gpu")
+MODES = ("auto", "exact", "draft", "gpu")
 
 # Half a GiB on the device each: one picture as float32, and a group of them as uint8.
 GPU_MAX_PIXELS = 48_000_000
@@ -52,15 +52,20 @@ class Decoded:
 def resolve(mode: str, device: torch.device) -> str:
     """Turn `"auto"` into `"gpu"` where JPEGs can be decoded on the device, and log the choice.
 
+    On a GPU that cannot, it is `"draft"`, for the same reason: there, speed is worth roundings.
+
     Raises:
         OptionError: the mode is unknown, or `"gpu"` is asked for and does not run here.
     """
     if mode not in MODES:
         raise OptionError(f"image_decode is {mode!r}; choose one of {', '.join(MODES)}")
-    fault = "" if mode == "exact" else _gpu_fault(device)
+    fault = _gpu_fault(device) if mode in ("auto", "gpu") else ""
     if mode == "gpu" and fault:
         raise OptionError(f"image_decode 'gpu' does not run on {device}: {fault}")
-    chosen = "exact" if mode == "exact" or fault else "gpu"
+    chosen = mode
+    if mode == "auto":
+        slow = "exact" if device.type == "cpu" else "draft"
+        chosen = slow if fault else "gpu"
     logger.info("image decoding for %s: %s", device, chosen)
     return chosen
 
@@ -72,6 +77,7 @@ class Decoder:
         self._size = size
         self._device = device
         self._gpu = mode == "gpu"
+        self._draft = mode == "draft"
         self._stream = torch.cuda.Stream(device, priority=-1) if self._gpu else None
         self._threads = ThreadPoolExecutor(min(32, os.cpu_count() or 1), "decode")
 
@@ -86,7 +92,9 @@ class Decoder:
             on_gpu = self._on_gpu(images, opened) if self._gpu else {}
             rest = [index for index in range(len(images)) if index not in done | on_gpu]
             futures = [
-                self._threads.submit(_attempt, to_pixels, opened[index], self._size, max_pixels)
+                self._threads.submit(
+                    _attempt, to_pixels, opened[index], self._size, max_pixels, self._draft
+                )
                 for index in rest
             ]
             done |= on_gpu | {i: x.result() for i, x in zip(rest, futures, strict=True)}

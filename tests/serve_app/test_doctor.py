@@ -196,3 +196,23 @@ def test_the_shipped_checkpoint_does_not_pass_for_the_published_one(demo):
     query = demo.encode_text([published.QUERY], published.QUERY_TASK)[0]
     found = [published.text_vector(demo), *published.text_scores(demo, query)]
     assert [finding.status for finding in found] == ["fails"] * 3
+
+
+@pytest.mark.parametrize(("gain", "offers"), [(1.9, True), (0.5, False)])
+def test_bfloat16_is_offered_on_a_cpu_where_it_is_faster(gain, offers, monkeypatch):
+    """The gain is measured, shown, and offered only where there is one; a choice ends the topic."""
+    from deployments.model import hardware
+
+    monkeypatch.setattr(hardware, "bfloat16_gain", lambda: gain)
+    (finding,) = machine.precision(AppConfig.model_validate({"model": {"device": "cpu"}}))
+    assert f"{gain} times" in finding.found
+    assert ("model.dtype=bfloat16" in finding.found) is offers
+    chosen = AppConfig.model_validate({"model": {"device": "cpu", "dtype": "float32"}})
+    assert machine.precision(chosen) == []
+
+
+def test_the_gain_of_bfloat16_is_a_ratio_of_times():
+    """It is positive, and far from what a wrong unit would give."""
+    from deployments.model.hardware import bfloat16_gain
+
+    assert 0.001 < bfloat16_gain() < 100

@@ -147,10 +147,52 @@ def test_groups_keep_to_the_devices_pixel_budget(
 def test_modes_resolve_to_what_runs_here():
     """Without a GPU `auto` is exact, `gpu` is refused with the reason, others are unknown."""
     assert resolve("auto", CPU) == resolve("exact", CPU) == "exact"
+    assert resolve("draft", CPU) == "draft"
     with pytest.raises(OptionError, match="'gpu' does not run on cpu: it is no GPU"):
         resolve("gpu", CPU)
-    with pytest.raises(OptionError, match="'fast'; choose one of auto, exact, gpu"):
+    with pytest.raises(OptionError, match="'fast'; choose one of auto, exact, draft, gpu"):
         resolve("fast", CPU)
+
+
+def test_auto_on_a_gpu_without_its_decoder_is_draft(monkeypatch: pytest.MonkeyPatch):
+    """A GPU whose decoder is missing still gets the faster of the host's two ways."""
+    monkeypatch.setattr(decode, "decode_jpegs", lambda *_: (_ for _ in ()).throw(RuntimeError()))
+    assert resolve("auto", torch.device("cuda")) == "draft"
+    monkeypatch.setattr(decode, "decode_jpegs", on_cpu)
+    assert resolve("auto", torch.device("cuda")) == "gpu"
+
+
+@pytest.mark.parametrize("size", [(640, 481), (333, 500), (1203, 901)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_draft_decoding_differs_from_exact_by_roundings(size: tuple[int, int], mode: str):
+    """Smaller decoding keeps geometry and colours; one pixel's shift would be a larger gap."""
+    data = encoded(picture(*size, mode=mode), quality=95)
+    (draft,) = Decoder(40, CPU, "draft").decode([data]).pixels.astype(int)
+    exact = to_pixels(open_image(data), 40).astype(int)
+    assert 0 < np.abs(draft - exact).mean() < 1
+    assert np.abs(np.roll(draft, 1, axis=1) - exact).mean() > 1
+
+
+def test_draft_decoding_decodes_fewer_pixels_but_twice_the_models():
+    """Of 640 x 480 for a side of 40 the quarter is enough; small JPEGs and PNGs stay exact."""
+    image = open_image(encoded(picture(640, 480)))
+    to_pixels(image, 40, draft=True)
+    assert image.size == (160, 120)
+    for data in (encoded(picture(150, 120)), encoded(picture(640, 480), "PNG")):
+        (draft,) = Decoder(40, CPU, "draft").decode([data]).pixels
+        np.testing.assert_array_equal(draft, to_pixels(open_image(data), 40))
+
+
+def test_rows_of_draft_pictures_keep_the_documented_cosine(demo: ClipModel, golden):
+    """Photographs of 3 megapixels, decoded small, give rows within cosine 0.9999."""
+    shots = [Image.open(BytesIO(data)).convert("RGB") for data in golden.image_bytes()[:3]]
+    photos = [encoded(x.resize((2000, 1500), Image.Resampling.BICUBIC)) for x in shots]
+    size = demo.architecture.vision.image_size
+    exact = demo.embed_pixels(Decoder(size, CPU).decode(photos).pixels)
+    draft = demo.embed_pixels(Decoder(size, CPU, "draft").decode(photos).pixels)
+    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(draft, axis=1)
+    assert ((exact * draft).sum(axis=1) / norms).min() > 0.9999
+    assert np.abs(exact - draft).max() > 1e-6
 
 
 def test_embed_images_gives_rows_and_failures(demo: ClipModel, golden):
