@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from deployments.model.errors import EmbeddingError
+from deployments.model.errors import EmbeddingError, OptionError
 
 if TYPE_CHECKING:
     from deployments.bulk import BulkJob, EmbedOptions, Progress, Summary
@@ -53,6 +53,7 @@ HELPERS_CPUS = 2  # reading and writing
 @click.option("--resume", is_flag=True, help="Continue the job in OUTPUT.")
 @click.option("--dry-run", is_flag=True, help="Sample the input and say how long it will take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--stats", is_flag=True, help="Print Ray Data's account of its stages, at the end.")
 @click.option("--address", help="A running Ray cluster; by default Ray starts on this machine.")
 @click.pass_context
 def bulk(
@@ -72,6 +73,7 @@ def bulk(
     resume: bool,
     dry_run: bool,
     as_json: bool,
+    stats: bool,
     address: str | None,
     **options: str,
 ) -> None:
@@ -108,6 +110,8 @@ def bulk(
         context.exit(EXIT_TOO_MANY_ERRORS)
     except EmbeddingError as error:
         raise click.ClickException(str(error)) from error
+    if stats:
+        click.echo("\n".join(job.stats), err=True)
     click.echo(json.dumps(figures) if as_json else report(figures))
     if not dry_run and summary.total_errors:
         context.exit(EXIT_ROWS_FAILED)
@@ -125,10 +129,13 @@ def embed_options(
     from serve_app.settings import read_config
 
     app = read_config(path, settings)
-    pools = {
-        name: Replicas.parse(options.pop(name))
-        for name in ("text_replicas", "vision_replicas", "workers")
-    }
+    try:
+        pools = {
+            name: Replicas.parse(options.pop(name))
+            for name in ("text_replicas", "vision_replicas", "workers")
+        }
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error
     images = app.images.model_copy(update={"local_files": True})
     return EmbedOptions.model_validate(
         {"text": text, "image": image, "app": app, "images": images, **pools, **options}

@@ -75,7 +75,7 @@ def command(*arguments: object, source: Path) -> Any:
 @pytest.fixture(scope="module")
 def done(mixed: Path, reduced_folder: Path) -> Any:
     """The finished job of the mixed rows; its files lie in `out` beside them."""
-    columns = ("--id", "id", "--keep", "text", "--block-rows", 3, "--json")
+    columns = ("--id", "id", "--keep", "text", "--block-rows", 3, "--json", "--stats")
     return command(mixed, mixed.parent / "out", *columns, source=reduced_folder)
 
 
@@ -105,6 +105,7 @@ def test_every_bad_row_has_a_reason(mixed: Path, done: Any, inputs: Any) -> None
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["total_errors"], summary["images"]) == (16, 8, 6)
     assert min(summary["stage_s"][name] for name in ("prepare", "text", "vision")) > 0
+    assert "MapBatches(TextEmbedder)" in done.stderr  # Ray Data's own account, by --stats
     errors = inputs.rows_of(mixed.parent / "out")["error"].to_pylist()
     assert [i for i, error in enumerate(errors[:8]) if error] == [3, 4, 5, 6]
     assert errors[3] == "the row is empty: text and image null"
@@ -153,7 +154,7 @@ def test_a_finished_job_is_not_computed_again(mixed: Path, reduced_folder: Path)
 def test_a_bad_command_line_starts_nothing(mixed: Path, reduced_folder: Path) -> None:
     """The message names the value."""
     bad = command(mixed, mixed.parent / "no", "--text-replicas", "x", source=reduced_folder)
-    assert bad.exit_code == 1
+    assert bad.exit_code == 2
     assert "replicas are 'x'" in bad.stderr
     assert not (mixed.parent / "no").exists()
 
