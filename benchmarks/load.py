@@ -1,7 +1,7 @@
 """The load generator: request mixes, sent in a closed or an open loop, from a process of its own.
 
     python -m benchmarks.load --url http://127.0.0.1:8000 --mix query --seconds 8 --callers 1
-    python -m benchmarks.load --url ... --mix trace --trace FILE --rate 50 --seconds 20
+    python -m benchmarks.load --url ... --mix trace --trace FILE --speedup 2 --seconds 20
 
 Prints JSON: what became of the requests, latencies, and the share of one core that the generator
 itself used (near 1 it would have been the limit).
@@ -10,19 +10,20 @@ itself used (near 1 it would have been the limit).
 import argparse
 import asyncio
 import base64
-import csv
 import json
 import random
+import re
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
-from typing import Any
 
 import aiohttp
+import numpy as np
 
+from benchmarks.outcomes import Outcome, summary
+from deployments.plan.traffic import read_trace
 from serve_app.gallery import pictures
 
 WORDS = (
@@ -41,14 +42,16 @@ WORDS = (
 )
 MAX_TRACE_TOKENS = 8000
 TOKENS_PER_WORD = 1.4  # of the shipped tokenizer on these words, measured
+MIX = re.compile(r"(\d+ texts?)?(?: \+ )?(\d+ images?)?")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request's body, and the items in it."""
+    """One request's body, the items in it, and about how many tokens its texts have."""
 
     body: bytes
     items: int
+    tokens: int
 
 
 def text(chance: random.Random, words: int) -> dict[str, str]:
@@ -56,48 +59,70 @@ def text(chance: random.Random, words: int) -> dict[str, str]:
     return {"text": " ".join(chance.choices(WORDS, k=words))}
 
 
-def calls(mix: str, trace: Path | None) -> Iterator[Call]:
-    """Yield the requests of a mix without end; a fixed seed makes them the same in every run."""
+def calls(mix: str, lengths: Sequence[int] = ()) -> Iterator[Call]:
+    """Yield requests without end; a fixed seed makes them the same in every run.
+
+    Args:
+        mix: `query` (one text of 8 words), `trace` (one text of the next of `lengths` words), or
+            counts such as `32 texts`, `8 images`, `16 texts + 4 images`.
+        lengths: of the texts of a trace.
+    """
     chance = random.Random(0)
-    images = cycle([base64.b64encode(p.path.read_bytes()).decode() for p in pictures()])
-    lengths = cycle(trace_words(trace)) if trace else cycle([8])
+    images = distinct_images()
+    words = cycle(lengths or [8])
     while True:
-        items: list[dict[str, str]] = []
-        if mix == "trace":
-            items = [text(chance, next(lengths))]
+        if mix in ("query", "trace"):
+            items = [text(chance, next(words))]
         else:
-            texts, shown = {
-                "query": (1, 0),
-                "32 texts": (32, 0),
-                "128 texts": (128, 0),
-                "512 texts": (512, 0),
-                "1 image": (0, 1),
-                "8 images": (0, 8),
-                "16 texts + 4 images": (16, 4),
-            }[mix]
-            items = [text(chance, chance.randint(4, 40) if texts > 1 else 8) for _ in range(texts)]
+            texts, shown = counts(mix)
+            items = [text(chance, chance.randint(4, 40)) for _ in range(texts)]
             items += [{"image": next(images)} for _ in range(shown)]
         body = {"model": "jina-clip-v2", "input": items, "embedding_type": "base64"}
-        yield Call(json.dumps(body).encode(), len(items))
+        sent = sum(len(item.get("text", "").split()) for item in items)
+        yield Call(json.dumps(body).encode(), len(items), round(sent * TOKENS_PER_WORD))
 
 
-def trace_words(path: Path) -> list[int]:
-    """Read the text lengths of a trace (column ContextTokens), in words."""
-    with path.open(newline="") as file:
-        tokens = [int(row["ContextTokens"]) for row in csv.DictReader(file)]
-    return [max(1, int(min(count, MAX_TRACE_TOKENS) / TOKENS_PER_WORD)) for count in tokens]
+def distinct_images() -> Iterator[str]:
+    """Yield the gallery's pictures again and again, no two alike, in base64.
+
+    A Router computes what it is asked for twice at a time only once; decoders do not read what
+    comes after a picture.
+    """
+    files = [picture.path.read_bytes() for picture in pictures()]
+    for number in count():
+        yield base64.b64encode(files[number % len(files)] + number.to_bytes(8, "big")).decode()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One request: how it ended, how long it took, what it carried, where its time went."""
+def counts(mix: str) -> tuple[int, int]:
+    """Return the texts and the pictures in a request of a mix.
 
-    status: int
-    ended_s: float
-    latency_s: float
-    items: int
-    received_bytes: int
-    stages: str
+    Raises:
+        ValueError: it is not of that form.
+    """
+    found = MIX.fullmatch(mix)
+    if not mix or not found:
+        raise ValueError(f"{mix!r} is not a mix such as '16 texts + 4 images'")
+    texts, images = (int(part.split()[0]) if part else 0 for part in found.groups())
+    return texts, images
+
+
+def trace_lengths(path: Path) -> list[int]:
+    """Return the texts of a trace in words, at most as long as the service takes."""
+    tokens = np.minimum(read_trace(path).text.cost, MAX_TRACE_TOKENS)
+    return [max(1, int(length / TOKENS_PER_WORD)) for length in tokens]
+
+
+def poisson(seconds: float, per_s: float) -> Iterator[float]:
+    """Yield times at random at a mean rate."""
+    chance, due_s = random.Random(1), 0.0
+    while (due_s := due_s + chance.expovariate(per_s)) < seconds:
+        yield due_s
+
+
+def replayed(seconds: float, path: Path, speedup: float) -> Iterator[float]:
+    """Yield the times of a trace, run faster."""
+    times_s = read_trace(path).text.arrival_s / speedup
+    yield from times_s[times_s < seconds].tolist()
 
 
 class Generator:
@@ -112,6 +137,7 @@ class Generator:
         """Send one request; in an open loop its latency counts from when it was due."""
         call = next(self.requests)
         begin = scheduled_s or time.monotonic()
+        late_s = time.monotonic() - begin
         stages, received, status = "", 0, 0
         try:
             headers = {"content-type": "application/json"}
@@ -120,8 +146,9 @@ class Generator:
                 status, stages = answer.status, answer.headers.get("server-timing", "")
         except (aiohttp.ClientError, TimeoutError):
             pass
-        end = time.monotonic()
-        self.outcomes.append(Outcome(status, end, end - begin, call.items, received, stages))
+        took_s = time.monotonic() - begin
+        carried = call.items, call.tokens, received
+        self.outcomes.append(Outcome(status, late_s, took_s, *carried, stages))
 
     async def closed(self, seconds: float, callers: int) -> None:
         """Let callers ask, each waiting for its answer."""
@@ -134,14 +161,13 @@ class Generator:
         async with session() as client:
             await asyncio.gather(*(caller() for _ in range(callers)))
 
-    async def open(self, seconds: float, per_s: float) -> None:
-        """Send at random times at a mean rate (Poisson), whatever becomes of the requests."""
-        chance, due_s = random.Random(1), time.monotonic()
-        end, tasks = due_s + seconds, []
+    async def open(self, times_s: Iterator[float]) -> None:
+        """Send when it is time to, whatever becomes of the requests before."""
+        begin_s, tasks = time.monotonic(), []
         async with session() as client:
-            while (due_s := due_s + chance.expovariate(per_s)) < end:
-                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-                tasks.append(asyncio.create_task(self.send(client, due_s)))
+            for due_s in times_s:
+                await asyncio.sleep(max(0.0, begin_s + due_s - time.monotonic()))
+                tasks.append(asyncio.create_task(self.send(client, begin_s + due_s)))
             await asyncio.gather(*tasks)
 
 
@@ -151,53 +177,24 @@ def session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90))
 
 
-def summary(outcomes: Sequence[Outcome], seconds: float, cpu_s: float) -> dict[str, Any]:
-    """Return rates over the time of the run, latencies in milliseconds, and mean time by stage."""
-    good = [outcome for outcome in outcomes if outcome.status == 200]
-    latencies = sorted(outcome.latency_s for outcome in good)
-
-    def at(share: float) -> float:
-        return round(1e3 * latencies[min(int(share * len(latencies)), len(latencies) - 1)], 2)
-
-    items = sum(outcome.items for outcome in good)
-    return {
-        "outcomes": dict(Counter(outcome.status for outcome in outcomes)),
-        "requests_per_s": round(len(good) / seconds, 2),
-        "items_per_s": round(items / seconds, 1),
-        "bytes_per_item": round(sum(x.received_bytes for x in good) / max(1, items)),
-        "p50_ms": at(0.5) if good else None,
-        "p95_ms": at(0.95) if good else None,
-        "p99_ms": at(0.99) if good else None,
-        "stages_ms": mean_stages([outcome.stages for outcome in good]),
-        "generator_core_share": round(cpu_s / seconds, 3),
-    }
-
-
-def mean_stages(headers: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each stage of the Server-Timing headers, in milliseconds."""
-    totals: Counter[str] = Counter()
-    for header in headers:
-        for part in header.split(","):
-            name, _, duration = part.strip().partition(";dur=")
-            if duration:
-                totals[name] += float(duration.split(";")[0])
-    return {name: round(total / max(1, len(headers)), 3) for name, total in totals.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Send and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--mix", default="query")
-    parser.add_argument("--trace", type=Path)
+    parser.add_argument("--trace", type=Path, help="CSV with times and tokens, for the mix 'trace'")
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--rate", type=float, help="requests per second: an open loop")
+    parser.add_argument("--speedup", type=float, help="of the trace's own times: an open loop")
     options = parser.parse_args(arguments)
-    generator = Generator(options.url, calls(options.mix, options.trace))
+    lengths = trace_lengths(options.trace) if options.trace else ()
+    generator = Generator(options.url, calls(options.mix, lengths))
     begin_s, begin_cpu_s = time.monotonic(), time.process_time()
-    if options.rate:
-        asyncio.run(generator.open(options.seconds, options.rate))
+    if options.speedup:
+        asyncio.run(generator.open(replayed(options.seconds, options.trace, options.speedup)))
+    elif options.rate:
+        asyncio.run(generator.open(poisson(options.seconds, options.rate)))
     else:
         asyncio.run(generator.closed(options.seconds, options.callers))
     seconds = max(time.monotonic() - begin_s, options.seconds)

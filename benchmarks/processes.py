@@ -1,7 +1,7 @@
 """Which process of a running service used how much processor time."""
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +16,10 @@ KINDS = (
 )
 
 
-def cpu_s(ancestor: int) -> Counter[str]:
+def cpu_s(ancestor: int) -> dict[str, float]:
     """Return the processor seconds so far of a process's descendants, by kind."""
     stats = dict(filter(None, (_read(path) for path in Path("/proc").glob("[0-9]*"))))
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for pid, (_, seconds, command) in stats.items():
         if _descends(pid, ancestor, stats):
             total[_kind(command)] += seconds

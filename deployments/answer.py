@@ -1,10 +1,24 @@
-"""What a Router answers: rows, their cost, what failed, and where the time went."""
+"""What a tower answers a Router, and a Router its callers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
+from deployments.work import TowerRows
+
+
+@dataclass(frozen=True, slots=True)
+class TowerAnswers:
+    """A tower's answer to one call.
+
+    Attributes:
+        parts: for each chunk of the call its rows, or why it has none.
+        fingerprint: of the replica that made them.
+    """
+
+    parts: tuple[TowerRows | EmbeddingError, ...]
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,7 @@ class Embeddings:
         failures: what went wrong with which item; only where the request allowed failures.
         timings: where its time went.
         fingerprint: what the rows depend on besides the items, for the towers used.
+        replicas: which replicas computed rows, as `text:ID`; none for rows that were kept.
     """
 
     embeddings: Rows
@@ -43,3 +58,4 @@ class Embeddings:
     failures: Mapping[int, EmbeddingError] = field(default_factory=dict)
     timings: Timings = field(default_factory=Timings)
     fingerprint: str = ""
+    replicas: tuple[str, ...] = ()

@@ -135,6 +135,10 @@ class RouterConfig(Frozen):
     max_queued_tokens: PositiveInt = 2_000_000
     """Tokens that one Router holds from admission to answer; over it requests get 429."""
     max_queued_images: PositiveInt = 4096
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory in each Router for rows of items seen before, of each modality; 0 keeps none. A row of
+    the published model takes 4.4 KB, so 256 MiB hold 60,000. Rows of a tower that has been
+    replaced by another are never served: they are kept under its fingerprint."""
     timeout_s: PositiveFloat = 60
     """Longest time for a request; a request may ask for less."""
     playground: bool = True
@@ -179,6 +183,8 @@ class AppConfig(Frozen):
     router: RouterConfig = RouterConfig()
     images: ImageConfig = ImageConfig()
     targets: TargetsConfig = TargetsConfig()
+    log_format: Literal["text", "json"] = "text"
+    """How replicas write their logs; `json` has a field for the request's id."""
     policy: PolicyConfig = PolicyConfig()
     api_keys: tuple[SecretStr, ...] = ()
     """If not empty, requests must carry one of them as `Authorization: Bearer KEY`."""

@@ -1,8 +1,9 @@
 """Sends the pieces of a request to a tower and puts the rows in their places."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,40 @@ from deployments.answer import Timings
 from deployments.config import RouterConfig
 from deployments.model.errors import EmbeddingError
 from deployments.model.tokenizer import TokenIds
+from deployments.queueing import Lane
 from deployments.tower_client import TowerClient
 from deployments.work import ImageChunk, Terms, TextChunk, TowerRows, cut
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Piece:
-    """A chunk, the places of its items in the request, and its cost in tokens or images."""
+    """A chunk on its way to a tower.
+
+    Attributes:
+        chunk: what the tower is sent.
+        keys: names the item of each row.
+        cost: in tokens or images.
+        share: of a full chunk.
+        request_cost: of all the pieces of its request.
+        begun_s: when it was cut, by the monotonic clock.
+        answer: what the tower answered, for other requests with the same items; None where this
+            request ended without it.
+    """
 
     chunk: TextChunk | ImageChunk
-    places: list[int]
+    keys: Sequence[bytes]
     cost: int
+    share: float
+    request_cost: int
+    begun_s: float = field(default_factory=time.monotonic)
+    answer: "asyncio.Future[TowerRows | None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    @property
+    def lane(self) -> Lane:
+        """The lane of its request."""
+        return self.chunk.terms.lane
 
 
 class Merge:
@@ -43,52 +67,66 @@ class Merge:
         timings: Timings,
     ) -> None:
         self.rows = np.zeros((num_items, width), np.float32)
+        self.replicas: set[str] = set()
         self._failures = failures
         self._timings = timings
 
-    def put(self, piece: Piece, answer: TowerRows) -> None:
-        """Put a piece's rows and failures in their places.
+    def put(self, places: Sequence[Sequence[int]], answer: TowerRows) -> None:
+        """Put rows and failures in their places; a row has several where items are the same.
 
         Raises:
             EmbeddingError: an item failed, and the request does not allow that.
         """
-        failures = {piece.places[i]: error for i, error in answer.failures.items()}
+        failures = {place: error for i, error in answer.failures.items() for place in places[i]}
         if self._failures is None:
             raise_first(failures)
         else:
             self._failures |= failures
-        self.rows[piece.places] = answer.rows
+        flat = [place for of_row in places for place in of_row]
+        rows = answer.rows
+        if len(flat) > len(places):
+            rows = np.repeat(rows, [len(of_row) for of_row in places], axis=0)
+        self.rows[flat] = rows
+        self.replicas |= {answer.replica} - {""}
         self._timings.queue_ms = max(self._timings.queue_ms, answer.queue_ms)
         self._timings.device_ms = max(self._timings.device_ms, answer.device_ms)
 
 
 def text_pieces(
-    token_ids: Mapping[int, TokenIds], terms: Terms, limits: RouterConfig
+    token_ids: Mapping[bytes, TokenIds], terms: Terms, limits: RouterConfig
 ) -> Iterator[Piece]:
-    """Cut texts, by their place in the request, into chunks of bounded tokens."""
-    places, texts = list(token_ids), list(token_ids.values())
-    for part in cut([len(ids) for ids in texts], limits.max_tokens_per_chunk):
+    """Cut texts into chunks of bounded tokens."""
+    keys, texts = list(token_ids), list(token_ids.values())
+    lengths = [len(ids) for ids in texts]
+    total = sum(lengths)
+    for part in cut(lengths, limits.max_tokens_per_chunk):
         chunk = TextChunk.of(texts[part], terms)
-        yield Piece(chunk, places[part], len(chunk.token_ids))
+        cost = len(chunk.token_ids)
+        yield Piece(chunk, keys[part], cost, cost / limits.max_tokens_per_chunk, total)
 
 
 def image_pieces(
-    images: Mapping[int, bytes], terms: Terms, limits: RouterConfig
+    images: Mapping[bytes, bytes], terms: Terms, limits: RouterConfig
 ) -> Iterator[Piece]:
-    """Cut pictures, by their place in the request, into chunks of bounded number and bytes."""
-    places, data = list(images), list(images.values())
+    """Cut pictures into chunks of bounded number and bytes."""
+    keys, data = list(images), list(images.values())
     # Share of a chunk that a picture takes, by number or by bytes, whichever is more.
-    costs = [
+    shares = [
         max(1 / limits.max_images_per_chunk, len(image) / limits.max_chunk_bytes) for image in data
     ]
-    for part in cut(costs, 1):
-        yield Piece(ImageChunk(tuple(data[part]), terms), places[part], len(places[part]))
+    for part in cut(shares, 1):
+        chunk = ImageChunk(tuple(data[part]), terms)
+        yield Piece(chunk, keys[part], len(chunk.images), sum(shares[part]), len(data))
 
 
 async def fan_out(
-    tower: TowerClient, pieces: Sequence[Piece], merge: Merge, hold: Hold, max_in_flight: int
+    tower: TowerClient,
+    pieces: Sequence[Piece],
+    landed: Callable[[Piece, TowerRows, str], None],
+    hold: Hold,
+    max_in_flight: int,
 ) -> None:
-    """Send pieces, at most `max_in_flight` at once, and merge their rows.
+    """Send pieces, at most `max_in_flight` at once, and hand over their rows and fingerprint.
 
     The limit lets other requests in between the pieces of a large one. Each answered piece gives
     its cost back to the budget.
@@ -100,7 +138,7 @@ async def fan_out(
 
     async def send() -> None:
         for piece in waiting:
-            merge.put(piece, await tower.embed(piece.chunk))
+            landed(piece, *await tower.embed(piece.chunk, piece.share))
             hold.release(piece.cost)
 
     await together([send() for _ in range(min(max_in_flight, len(pieces)))])

@@ -37,6 +37,10 @@ class TowerMetrics:
         self._budget_use = Histogram(
             f"{PREFIX}tower_budget_use", "share of the budget that a batch took", BUDGET_USE
         )
+        if unit == "images":
+            self._decode_s = Histogram(
+                f"{PREFIX}tower_decode_seconds", "decoding of the pictures of a chunk", BATCH_S
+            )
         self._batch_items = Histogram(
             f"{PREFIX}tower_batch_items", "texts or pictures in a batch", BATCH_ITEMS
         )
@@ -60,6 +64,10 @@ class TowerMetrics:
         self._device_s.observe(ran.seconds)
         self._budget_use.observe(ran.cost / ran.budget)
         self._batch_items.observe(ran.items)
+
+    def decoded(self, seconds: float) -> None:
+        """Count the time from a chunk of pictures to their pixels, with the wait for a thread."""
+        self._decode_s.observe(seconds)
 
     def canary(self, cosine: float) -> None:
         """Set the result of the last golden self-check; -1 where a row was not finite."""
@@ -115,15 +123,27 @@ class RouterMetrics:
         )
         self._refusals = Counter(f"{PREFIX}refusals", "requests refused", ("reason",))
         self._retries = Counter(f"{PREFIX}retries", "chunks sent once more", ("tower",))
+        reused: Any = ("tower", "how")
+        self._reused = Counter(f"{PREFIX}reused_items", "items that need no computing", reused)
         self._outstanding_tokens = Gauge(f"{PREFIX}outstanding_tokens", "admitted, not answered")
         self._outstanding_images = Gauge(f"{PREFIX}outstanding_images", "admitted, not answered")
+        self.under_way = 0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count the block as a request under way."""
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
 
     @contextmanager
     def request(self, lane: str) -> Iterator[Tally]:
         """Count the request that the block answers, however it ends."""
         tally, start_s, error = Tally(), time.perf_counter(), None
         try:
-            with self.refusals():
+            with self.refusals(), self.busy():
                 yield tally
         except BaseException as raised:
             error = raised
@@ -138,8 +158,7 @@ class RouterMetrics:
             if tally.failed:
                 self._failed.inc(tally.failed, {"lane": lane})
             self._request_s.observe(time.perf_counter() - start_s, {"lane": lane})
-            for stage, spent_ms in tally.stages_ms.items():
-                self._stage_s.observe(spent_ms / 1000, {"stage": stage})
+            self.stages(tally.stages_ms)
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
@@ -150,9 +169,18 @@ class RouterMetrics:
             self._refusals.inc(1, {"reason": type(error).__name__})
             raise
 
+    def stages(self, spent_ms: Mapping[str, float]) -> None:
+        """Count where the time of a request went, in milliseconds by stage."""
+        for stage, spent in spent_ms.items():
+            self._stage_s.observe(spent / 1000, {"stage": stage})
+
     def retry(self, tower: str) -> None:
         """Count a chunk that is sent once more."""
         self._retries.inc(1, {"tower": tower})
+
+    def reuse(self, tower: str, how: str, items: int) -> None:
+        """Count items that were not computed: the same as others of the request, or of before."""
+        self._reused.inc(items, {"tower": tower, "how": how})
 
     def outstanding(self, tokens: int, images: int) -> None:
         """Set what is admitted and not answered."""

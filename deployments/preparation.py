@@ -18,6 +18,7 @@ from deployments.model.tokenizer import TextTokenizer, TokenIds
 from deployments.work import ImageItem, Item, TextItem, TokenItem
 
 TEXTS = (TextItem, TokenItem)
+SMALL_LENGTH = 1000  # characters that are tokenised in less time than a thread takes to begin
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class Preparer:
             wrapped = self._tokenizer.wrap_each(list(given.values()), *options)
             return dict(zip([*texts, *given], [*encoded, *wrapped], strict=True))
 
+        length = sum(map(len, [*texts.values(), *given.values()]))
         with timed(timings, "tokenise_ms"):
+            if length <= SMALL_LENGTH:
+                return tokenise()
             return await asyncio.get_running_loop().run_in_executor(self._threads, tokenise)
 
     async def _fetch_all(

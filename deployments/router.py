@@ -6,7 +6,7 @@ It is the HTTP ingress (its routes are in serve_app.ingress) and the target of P
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,16 @@ from ray.serve.handle import DeploymentHandle
 from deployments.admission import Budget
 from deployments.answer import Embeddings, Timings, Usage
 from deployments.config import AppConfig, TargetsConfig
-from deployments.dispatch import Merge, fan_out, image_pieces, raise_first, text_pieces, together
+from deployments.dispatch import Merge, raise_first, together
 from deployments.metrics import RouterMetrics
+from deployments.modality import Work, image_modality, text_modality
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.model.errors import OptionError
 from deployments.model.fingerprint import combine, preprocessing_digest
-from deployments.model.output import Rows, check_dimensions, finish
+from deployments.model.output import check_dimensions, finish
 from deployments.model.source import TOKENIZER_FILES, find
 from deployments.preparation import TEXTS, Prepared, Preparer, timed
 from deployments.queueing import Lane
-from deployments.tower_client import TowerClient
 from deployments.work import (
     DeadlineError,
     FingerprintError,
@@ -63,13 +63,16 @@ class Router:
         folder = find(config.model.source, config.model.revision, TOKENIZER_FILES)
         self.architecture = Architecture.read(folder)
         self.metrics = RouterMetrics()
-        retry = self.metrics.retry
-        self._text = TowerClient("text", text, retry) if text is not None else None
-        self._vision = TowerClient("vision", vision, retry) if vision is not None else None
         self._tokens = Budget("tokens", config.router.max_queued_tokens)
         self._pictures = Budget("images", config.router.max_queued_images)
+        self._text = self._vision = None
+        if text is not None:
+            self._text = text_modality(text, self._tokens, config.router, self.metrics)
+        if vision is not None:
+            self._vision = image_modality(vision, self._pictures, config.router, self.metrics)
         self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
+        self._draining = False
         self._preprocessing = preprocessing_digest(folder, TOKENIZER_FILES)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -86,6 +89,11 @@ class Router:
             "images_arrived_total": float(self._pictures.arrived_total),
             **{name: float(value) for name, value in self._targets.model_dump().items()},
         }
+
+    async def drain(self) -> int:
+        """Refuse requests from now on; return how many are still under way."""
+        self._draining = True
+        return self.metrics.under_way
 
     async def embed(
         self,
@@ -116,6 +124,8 @@ class Router:
             InputError: something the caller has to change; the message names the item.
             ServiceError: too much is outstanding, a tower is gone, or the time is up.
         """
+        if self._draining:
+            raise TowerUnavailableError("this service is stopping; send the request to another")
         timings = Timings()
         with self.metrics.request(lane) as tally:
             parsed = self._parse(items, task, dimensions)
@@ -130,37 +140,41 @@ class Router:
                         raise_first(ready.failures)
                     left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
                     terms = Terms(lane, max(left_s, 0))
-                    rows = await self._compute(ready, len(parsed), terms, partial, timings)
+                    merged = await self._compute(ready, len(parsed), terms, partial, timings)
                     served = await self.fingerprints(_towers(parsed))
             except TimeoutError:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
             usage = Usage(sum(len(ids) for ids in ready.token_ids.values()), len(ready.images))
             tally.note(usage, ready.failures, timings)
-        finished = finish(rows, dimensions, normalized)
+        finished = finish(merged.rows, dimensions, normalized)
         answered_by = " ".join(f"{name}:{digest}" for name, digest in served.items())
-        return Embeddings(finished, usage, ready.failures, timings, answered_by)
+        replicas = tuple(sorted(merged.replicas))
+        return Embeddings(finished, usage, ready.failures, timings, answered_by, replicas)
 
     async def fingerprints(self, towers: Collection[str] = ("text", "vision")) -> dict[str, str]:
         """Return what the rows of each tower depend on besides the items, by tower.
 
         A tower that does not answer is left out.
         """
-        clients = {"text": self._text, "vision": self._vision}
+        modalities = {"text": self._text, "vision": self._vision}
         found = {}
         for name in sorted(towers):
-            client = clients[name]
-            if client is not None:
+            modality = modalities[name]
+            if modality is not None:
                 with suppress(ServiceError, TimeoutError):
                     async with asyncio.timeout(ANSWER_S):
-                        found[name] = combine(self._preprocessing, await client.fingerprint())
+                        told = await modality.client.fingerprint()
+                        found[name] = combine(self._preprocessing, told)
         return found
 
     async def ready(self) -> bool:
-        """Return whether every tower of the application answers."""
+        """Return whether requests are taken and every tower of the application answers."""
+        if self._draining:
+            return False
         towers = [tower for tower in (self._text, self._vision) if tower is not None]
         try:
             async with asyncio.timeout(ANSWER_S):
-                await together([tower.ready() for tower in towers])
+                await together([tower.client.ready() for tower in towers])
         except (ServiceError, TimeoutError, RayError, RayServeException) as error:
             logger.warning("not ready: %r", error)
             return False
@@ -211,28 +225,20 @@ class Router:
 
     async def _compute(
         self, ready: Prepared, num_items: int, terms: Terms, partial: bool, timings: Timings
-    ) -> Rows:
-        """Admit the request, send its pieces to both towers at once, and merge their rows."""
-        limits = self.config.router
+    ) -> Merge:
+        """Admit the request, ask both towers at once, and merge their rows."""
         failures = ready.failures if partial else None
         merge = Merge(num_items, self.architecture.width, failures, timings)
-        token_ids, images = ready.token_ids, ready.images
-        tokens = sum(len(ids) for ids in token_ids.values())
-        max_in_flight = limits.max_chunks_in_flight
-        with (
-            self._tokens.admit(tokens) as text,
-            self._pictures.admit(len(images)) as vision,
-            timed(timings, "towers_ms"),
-        ):
-            work = []
-            if self._text and token_ids:
-                pieces = list(text_pieces(token_ids, terms, limits))
-                work.append(fan_out(self._text, pieces, merge, text, max_in_flight))
-            if self._vision and images:
-                pieces = list(image_pieces(images, terms, limits))
-                work.append(fan_out(self._vision, pieces, merge, vision, max_in_flight))
-            await together(work)
-        return merge.rows
+        with timed(timings, "towers_ms"), ExitStack() as stack:
+            work: list[Work] = []
+            if self._text and ready.token_ids:
+                texts = await self._text.ask(ready.token_ids, merge, terms)
+                work.append(stack.enter_context(self._text.admit(texts)))
+            if self._vision and ready.images:
+                images = await self._vision.ask(ready.images, merge, terms)
+                work.append(stack.enter_context(self._vision.admit(images)))
+            await together([embed() for embed in work])
+        return merge
 
 
 def _towers(items: Sequence[Item]) -> set[str]:

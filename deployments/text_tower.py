@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
+from ray import serve
+
+from deployments.answer import TowerAnswers
 from deployments.batching import Batcher, Times, within
+from deployments.coalescing import answer_each
 from deployments.config import AppConfig
 from deployments.device import Device
 from deployments.finite import FiniteGuard
@@ -16,6 +20,7 @@ class TextTower:
     """Embeds chunks of token ids; runs as the Ray Serve deployment `TextTower`."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._replica = f"text:{serve.get_replica_context().replica_id.unique_id}"
         self._metrics = TowerMetrics("tokens")
         self._device = Device(config, "text")
         self._guard: FiniteGuard[TokenIds] = FiniteGuard(self._in_float32)
@@ -26,19 +31,13 @@ class TextTower:
             after_batch=self._metrics.after_batch,
         )
 
-    async def embed(self, chunk: TextChunk) -> TowerRows:
-        """Return un-normalised rows of a chunk, in its order.
+    async def embed(self, chunks: Sequence[TextChunk]) -> TowerAnswers:
+        """Return un-normalised rows of each chunk, in its order.
 
-        Raises:
-            DeadlineError: the caller's time ran out first.
+        A chunk whose caller's time runs out has a DeadlineError for its rows.
         """
-        texts = chunk.texts()
-        costs = [len(ids) for ids in texts]
-        times = Times()
-        submitted = self._batcher.submit(texts, costs, chunk.terms.lane, times)
-        results = await within(chunk.terms, submitted)
-        width = self._device.model.width
-        return TowerRows.of(results, width, times.queue_ms, times.device_ms)
+        parts = await answer_each(self._embed, chunks)
+        return TowerAnswers(parts, self._device.model.fingerprint)
 
     async def ready(self) -> str:
         """Answer, once the model is loaded and warm, with its fingerprint."""
@@ -58,6 +57,15 @@ class TextTower:
         if not self._device.selfcheck.running:  # a batch may wait for it, which is not stuck
             self._batcher.check_health()
         self._metrics.sample(self._batcher, self._guard, self._batcher.outstanding_cost)
+
+    async def _embed(self, chunk: TextChunk) -> TowerRows:
+        texts = chunk.texts()
+        costs = [len(ids) for ids in texts]
+        times = Times()
+        submitted = self._batcher.submit(texts, costs, chunk.terms.lane, times)
+        results = await within(chunk.terms, submitted)
+        width = self._device.model.width
+        return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
 
     async def _run(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
         return await self._device.run(self._forward, texts)

@@ -1,14 +1,17 @@
-"""The Router's side of a tower: one call per chunk, a second try when a replica is lost."""
+"""The Router's side of a tower: small chunks together, a second try when a replica is lost."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.answer import TowerAnswers
+from deployments.coalescing import Coalescer
 from deployments.model.errors import EmbeddingError
 from deployments.work import ImageChunk, ServiceError, TextChunk, TowerRows, TowerUnavailableError
 
@@ -16,6 +19,10 @@ logger = logging.getLogger("ray.serve")
 
 LOST = (ActorDiedError, ActorUnavailableError)
 MAX_TRIES = 2
+FRESH_S = 10.0  # for which a tower is taken to be the one that answered last
+
+Chunk = TextChunk | ImageChunk
+Answer = tuple[TowerRows, str]  # rows, and the fingerprint of the replica that made them
 
 
 class TowerClient:
@@ -28,36 +35,30 @@ class TowerClient:
         self._on_retry = on_retry
         self._handle = handle
         self._fingerprint: str | None = None
+        self._heard_s = -FRESH_S
+        # An answer comes once every part of its call has one, so lanes do not mix.
+        self._lanes: dict[str, Coalescer[Chunk, Answer]] = {
+            lane: Coalescer(self._call) for lane in ("interactive", "bulk")
+        }
 
-    async def embed(self, chunk: TextChunk | ImageChunk) -> TowerRows:
-        """Return the rows of a chunk; embedding is idempotent, so a lost replica is tried again.
+    async def embed(self, chunk: Chunk, share: float) -> Answer:
+        """Return the rows of a chunk that takes a share of a full one, and their fingerprint.
+
+        Embedding is idempotent, so what a lost replica held is sent again.
 
         Raises:
             TowerUnavailableError: a second replica was lost too, or none takes calls.
+            DeadlineError: the chunk's time ran out.
             ServiceError: the tower failed in a way that it should not.
         """
-        for attempt in range(1, MAX_TRIES + 1):
-            response = self._handle.embed.remote(chunk)
-            try:
-                rows: TowerRows = await response
-                if attempt == MAX_TRIES or not _device_lost(rows):
-                    return rows
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
-            except Exception as error:
-                if not (_lost(error) and attempt < MAX_TRIES):
-                    raise self._translated(error) from error
-            logger.warning("a %s replica was lost; sending its chunk again", self._name)
-            self._on_retry(self._name)
-        raise AssertionError("unreachable: the last try returns or raises")
+        return await self._lanes[chunk.terms.lane].embed(chunk, share)
 
     async def ready(self) -> None:
         """Return once a replica answers; notes its fingerprint."""
-        self._fingerprint = str(await self._handle.ready.remote())
+        self._note(str(await self._handle.ready.remote()))
 
     async def fingerprint(self) -> str:
-        """Return what a replica answers `ready` with: its weights and how it runs them.
+        """Return what a replica answered last: its weights and how it runs them.
 
         Raises:
             TowerUnavailableError: no replica answers.
@@ -69,6 +70,37 @@ class TowerClient:
                 raise self._translated(error) from error
         return self._fingerprint or ""
 
+    @property
+    def fresh_fingerprint(self) -> str | None:
+        """The fingerprint if a replica answered within the last seconds, else None."""
+        return self._fingerprint if time.monotonic() < self._heard_s + FRESH_S else None
+
+    async def _call(self, chunks: Sequence[Chunk]) -> list[Answer | EmbeddingError]:
+        """Send chunks in one call, and once more if its replica is lost."""
+        for attempt in range(1, MAX_TRIES + 1):
+            response = self._handle.embed.remote(tuple(chunks))
+            try:
+                answers: TowerAnswers = await response
+                if attempt == MAX_TRIES or not any(map(_device_lost, answers.parts)):
+                    self._note(answers.fingerprint)
+                    return [
+                        part if isinstance(part, EmbeddingError) else (part, answers.fingerprint)
+                        for part in answers.parts
+                    ]
+            except asyncio.CancelledError:
+                response.cancel()  # type: ignore[no-untyped-call]
+                raise
+            except Exception as error:
+                if not (_lost(error) and attempt < MAX_TRIES):
+                    raise self._translated(error) from error
+            logger.warning("a %s replica was lost; sending its chunks again", self._name)
+            self._on_retry(self._name)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _note(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        self._heard_s = time.monotonic()
+
     def _translated(self, error: Exception) -> EmbeddingError:
         if isinstance(error, EmbeddingError):
             return error
@@ -78,9 +110,10 @@ class TowerClient:
         return ServiceError(f"the {self._name} tower failed; the reason is in the server's log")
 
 
-def _device_lost(rows: TowerRows) -> bool:
+def _device_lost(part: TowerRows | EmbeddingError) -> bool:
     """Tell whether the replica still answers, but without its device."""
-    return any(isinstance(error, TowerUnavailableError) for error in rows.failures.values())
+    failures = part.failures.values() if isinstance(part, TowerRows) else (part,)
+    return any(isinstance(error, TowerUnavailableError) for error in failures)
 
 
 def _lost(error: BaseException | None) -> bool:

@@ -1,12 +1,17 @@
 """The VisionTower deployment: decodes in threads, then batches and runs the vision tower."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Union
 
+from ray import serve
+
+from deployments.answer import TowerAnswers
 from deployments.batching import Batcher, Times, within
+from deployments.coalescing import answer_each
 from deployments.config import AppConfig
 from deployments.device import Device
 from deployments.finite import FiniteGuard
@@ -25,6 +30,7 @@ class VisionTower:
     """Embeds chunks of encoded pictures; runs as the Ray Serve deployment `VisionTower`."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._replica = f"vision:{serve.get_replica_context().replica_id.unique_id}"
         images = config.vision.max_batch_images
         self._max_pixels = config.images.max_pixels
         self._metrics = TowerMetrics("images")
@@ -42,17 +48,13 @@ class VisionTower:
         }
         self._outstanding = 0
 
-    async def embed(self, chunk: ImageChunk) -> TowerRows:
-        """Return un-normalised rows of a chunk, in its order; a broken picture fails alone.
+    async def embed(self, chunks: Sequence[ImageChunk]) -> TowerAnswers:
+        """Return un-normalised rows of each chunk, in its order; a broken picture fails alone.
 
-        Raises:
-            DeadlineError: the caller's time ran out first.
+        A chunk whose caller's time runs out has a DeadlineError for its rows.
         """
-        with self._counted(len(chunk.images)):
-            times = Times()
-            results = await within(chunk.terms, self._embed(chunk, times))
-        width = self._device.model.width
-        return TowerRows.of(results, width, times.queue_ms, times.device_ms)
+        parts = await answer_each(self._embed, chunks)
+        return TowerAnswers(parts, self._device.model.fingerprint)
 
     async def ready(self) -> str:
         """Answer, once the model is loaded and warm, with its fingerprint."""
@@ -73,11 +75,20 @@ class VisionTower:
             self._batcher.check_health()
         self._metrics.sample(self._batcher, self._guard, self._outstanding)
 
-    async def _embed(self, chunk: ImageChunk, times: Times) -> list[Row | Exception]:
+    async def _embed(self, chunk: ImageChunk) -> TowerRows:
+        with self._counted(len(chunk.images)):
+            times = Times()
+            results = await within(chunk.terms, self._decode_and_run(chunk, times))
+        width = self._device.model.width
+        return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
+
+    async def _decode_and_run(self, chunk: ImageChunk, times: Times) -> list[Row | Exception]:
         async with self._ahead[chunk.terms.lane]:
+            start_s = time.perf_counter()
             decoded = await asyncio.get_running_loop().run_in_executor(
                 self._decoders, self._device.model.decode_images, chunk.images, self._max_pixels
             )
+            self._metrics.decoded(time.perf_counter() - start_s)
             pictures = list(decoded.pixels)
             costs = [1] * len(pictures)
             rows = await self._batcher.submit(pictures, costs, chunk.terms.lane, times)

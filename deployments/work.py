@@ -190,12 +190,14 @@ class TowerRows:
         failures: what went wrong with which item.
         queue_ms: how long the chunk waited for the device.
         device_ms: how long the device worked on its batches.
+        replica: of the tower that made them, as `text:ID`; empty where none did.
     """
 
     rows: Rows
     failures: Mapping[int, EmbeddingError] = field(default_factory=dict)
     queue_ms: float = 0.0
     device_ms: float = 0.0
+    replica: str = ""
 
     @classmethod
     def of(
@@ -204,6 +206,7 @@ class TowerRows:
         width: int,
         queue_ms: float = 0.0,
         device_ms: float = 0.0,
+        replica: str = "",
     ) -> "TowerRows":
         """Collect one result per item; an error that is not ours becomes a ServiceError."""
         rows = np.zeros((len(results), width), dtype=np.float32)
@@ -215,7 +218,7 @@ class TowerRows:
                 failures[index] = ServiceError(f"the tower failed: {type(result).__name__}")
             else:
                 rows[index] = result
-        return cls(rows, failures, queue_ms, device_ms)
+        return cls(rows, failures, queue_ms, device_ms, replica)
 
 
 def cut(costs: Sequence[float], max_cost: float) -> Iterator[slice]:

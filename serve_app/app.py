@@ -26,10 +26,10 @@ def build_app(config: AppConfig) -> Application:
     """
     towers = {}
     if config.text.enabled:
-        deploy = serve.deployment(name="TextTower", **_tower_options(config.text))
+        deploy = serve.deployment(name="TextTower", **_tower_options(config, config.text))
         towers["text"] = deploy(TextTower).bind(config)
     if config.vision.enabled:
-        deploy = serve.deployment(name="VisionTower", **_tower_options(config.vision))
+        deploy = serve.deployment(name="VisionTower", **_tower_options(config, config.vision))
         towers["vision"] = deploy(VisionTower).bind(config)
     deploy = serve.deployment(
         name="Router",
@@ -37,7 +37,7 @@ def build_app(config: AppConfig) -> Application:
         user_config=config.targets.model_dump(),
         max_ongoing_requests=config.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.router.num_cpus},
-        logging_config={"enable_access_log": False},
+        logging_config=_logging(config),
     )
 
     def routes() -> Starlette:  # called by Ray Serve in each Router replica
@@ -46,17 +46,21 @@ def build_app(config: AppConfig) -> Application:
     return deploy(serve.ingress(routes)(Router)).bind(config, **towers)
 
 
-def _tower_options(config: TowerConfig) -> dict[str, Any]:
+def _logging(config: AppConfig) -> dict[str, Any]:
+    return {"encoding": config.log_format.upper(), "enable_access_log": False}
+
+
+def _tower_options(config: AppConfig, tower: TowerConfig) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "max_ongoing_requests": config.max_ongoing_requests,
-        "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        "max_ongoing_requests": tower.max_ongoing_requests,
+        "ray_actor_options": {"num_cpus": tower.num_cpus, "num_gpus": tower.num_gpus},
         "health_check_period_s": 5,
         "health_check_timeout_s": 10,
-        "logging_config": {"enable_access_log": False},
+        "logging_config": _logging(config),
     }
-    if config.scaling is None:
-        return options | {"num_replicas": config.num_replicas}
-    bounds = config.scaling
+    if tower.scaling is None:
+        return options | {"num_replicas": tower.num_replicas}
+    bounds = tower.scaling
     scaling = _scaling(bounds.min_replicas, bounds.max_replicas) | {
         "upscale_delay_s": bounds.upscale_delay_s,
         "downscale_delay_s": bounds.downscale_delay_s,

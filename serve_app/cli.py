@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from deployments.model.errors import EmbeddingError
+from serve_app import tracing
 from serve_app.bulk import bulk
 from serve_app.doctor import doctor
 from serve_app.plan import plan
@@ -25,20 +26,28 @@ def main() -> None:
 @click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--public", is_flag=True, help="Listen on every address without API keys.")
+@click.option("--trace", type=click.FloatRange(0, 1), help="Share of requests to trace.")
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
-def up(path: Path | None, port: int, public: bool, settings: tuple[str, ...]) -> None:
+def up(
+    path: Path | None, port: int, public: bool, trace: float | None, settings: tuple[str, ...]
+) -> None:
     """Start the service on this machine, in the foreground; Ctrl-C stops it.
 
     Settings override the configuration file: model.source=jinaai/jina-clip-v2
     text.num_gpus=0.5 vision.num_gpus=0.5
     """
-    from serve_app.server import choose_ingress, prepare_environment, running
+    from serve_app.server import choose_ingress, describe_mode, prepare_environment, running
 
     config = read_config(path, settings)
     ingress, reason = choose_ingress(public, config.asks_for_keys, port)
     prepare_environment(ingress)
     console = Console(stderr=True)
-    console.print(reason)
+    console.print(reason, describe_mode(ingress))
+    if trace is not None:
+        try:
+            console.print(tracing.prepare(trace))
+        except EmbeddingError as error:
+            raise click.ClickException(str(error)) from error
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         try:
             with console.status(f"Starting {config.model.source}"):
@@ -47,8 +56,19 @@ def up(path: Path | None, port: int, public: bool, settings: tuple[str, ...]) ->
             raise click.ClickException(str(error)) from error
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set handlers of its own
             signal.signal(name, signal.default_int_handler)
-        console.print(f"Ready: {url}/v1/embeddings (Ctrl-C stops it)")
-        threading.Event().wait()
+        page = f", a page to try it on at {url}/" if config.router.playground else ""
+        console.print(f"Ready: {url}/v1/embeddings{page} (Ctrl-C stops it)")
+        try:
+            threading.Event().wait()
+        finally:
+            console.print("Stopping: requests under way are finished, new ones refused")
+            _drain(config.router.timeout_s)
+
+
+def _drain(timeout_s: float) -> None:
+    from serve_app.launch import drain
+
+    drain(timeout_s)
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """One HTTP exchange: its id, its body, its clock, and its errors as answers."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from deployments.work import BodyTooLargeError
 from serve_app.errors import INVALID, Answer, fault, fault_of, headers_of
 from serve_app.rendering import JSON
 
+logger = logging.getLogger("ray.serve")
+
 LARGE_BYTES = 256 * 1024  # bodies from here on are parsed and rendered off the event loop
 REQUEST_ID = "x-request-id"
 
@@ -29,7 +32,7 @@ class Clock:
     """Where the time of an exchange goes, for the header Server-Timing."""
 
     def __init__(self) -> None:
-        self._parts_ms: dict[str, float] = {}
+        self.parts_ms: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -38,12 +41,12 @@ class Clock:
         try:
             yield
         finally:
-            self._parts_ms[name] = 1000 * (time.perf_counter() - start_s)
+            self.parts_ms[name] = 1000 * (time.perf_counter() - start_s)
 
     def header(self, timings: Timings) -> str:
         """Return the header: this clock's parts and the Router's, in milliseconds."""
         router = {name.removesuffix("_ms"): value for name, value in asdict(timings).items()}
-        parts = self._parts_ms | {name: value for name, value in router.items() if value}
+        parts = self.parts_ms | {name: value for name, value in router.items() if value}
         return ", ".join(f"{name};dur={value:.2f}" for name, value in parts.items())
 
 
@@ -94,4 +97,17 @@ async def on_error(request: Request, error: Exception) -> Response:
         body = fault(how, message, request_id(request))
         return json_response(body, error.status_code, error.headers or {})
     status, body = fault_of(error, request_id(request))
+    note(request, status, body["code"])
     return json_response(body, status, headers_of(error))
+
+
+def note(request: Request, status: int, code: str) -> None:
+    """Log that a request was not answered; the messages of errors may quote it, so not them.
+
+    Ray Serve adds the request's id; with `encoding: JSON` all of these are fields of their own.
+    """
+    level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+    if status == HTTPStatus.TOO_MANY_REQUESTS:  # an overloaded server has no time to write
+        level = logging.DEBUG
+    fields = {"method": request.method, "path": request.url.path, "status": status, "code": code}
+    logger.log(level, "refused or failed: %d %s", status, code, extra=fields)

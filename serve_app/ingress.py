@@ -28,6 +28,7 @@ PRIORITY = "x-priority"
 TIMEOUT_S = "x-timeout-s"
 FINGERPRINT = "x-embedding-fingerprint"
 USAGE = "x-embedding-usage"
+REPLICAS = "x-embedding-replicas"
 SERVER_TIMING = "server-timing"
 
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
@@ -54,6 +55,11 @@ def http_app(with_playground: bool = True) -> Starlette:
 
 async def embeddings(request: Request, router: "Router") -> Response:
     """Answer `POST /v1/embeddings`."""
+    with router.metrics.busy():
+        return await _embeddings(request, router)
+
+
+async def _embeddings(request: Request, router: "Router") -> Response:
     served, clock = _served(router), Clock()
     with router.metrics.refusals():
         key = _key(request, router)
@@ -78,9 +84,11 @@ async def embeddings(request: Request, router: "Router") -> Response:
     with clock.part("render"):
         size = answer.embeddings.nbytes
         content = await call(size, rendering.render, answer, form, media_type)
+    router.metrics.stages(clock.parts_ms)
     headers = {
         FINGERPRINT: answer.fingerprint,
         SERVER_TIMING: clock.header(answer.timings),
+        REPLICAS: ", ".join(answer.replicas),
         USAGE: orjson.dumps(rendering.usage(answer, form)).decode(),
     }
     return Response(content, headers=headers, media_type=media_type)

@@ -1,6 +1,7 @@
 """Puts the application on a running Ray cluster, with its autoscaling policy where it has one."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from ray import serve
@@ -16,6 +17,8 @@ from serve_app.app import APP_NAME, build_app
 
 POLICY = "deployments.autoscaling:TwoTowerPolicy"
 POLL_S = 0.2
+ANSWER_S = 5.0  # within which a Router says how much it has under way
+LAST_ANSWERS_S = 1.0  # for answers on their way through the proxy
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -42,6 +45,22 @@ def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> 
         if overview.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise ServiceError(_fault(name) or last_line(overview.message))
         time.sleep(POLL_S)
+
+
+def drain(timeout_s: float, name: str = APP_NAME) -> None:
+    """Have every Router refuse requests, and wait until those under way are answered.
+
+    Deleting the application does not: Serve stops the towers while Routers still need them.
+    """
+    router = serve.get_app_handle(name)
+    end_s = time.monotonic() + timeout_s
+    under_way = 1
+    while under_way and time.monotonic() < end_s:
+        with suppress(TimeoutError):  # one that hangs is waited for like one that works
+            counts = router.broadcast("drain").results(timeout_s=ANSWER_S, return_exceptions=True)
+            under_way = sum(count for count in counts if isinstance(count, int))
+        time.sleep(POLL_S)
+    time.sleep(LAST_ANSWERS_S)
 
 
 def _fault(name: str) -> str:

@@ -65,6 +65,12 @@ HEADERS = (
         "Refuse with 409 unless this is what answers; `text:... vision:...` as in an answer.",
     ),
 )
+RESPONSE_HEADERS = (
+    "Server-Timing",
+    "X-Embedding-Fingerprint",
+    "X-Embedding-Usage",
+    "X-Embedding-Replicas",
+)
 STATUSES = {
     400: "Something in the request has to be changed; the message names the item",
     401: "No API key, or not a known one",
@@ -135,10 +141,7 @@ def _embeddings() -> Schema:
     ]
     answer = {
         "description": "One row to an item, in the order of the request",
-        "headers": {
-            name: {"schema": {"type": "string"}}
-            for name in ("Server-Timing", "X-Embedding-Fingerprint", "X-Embedding-Usage")
-        },
+        "headers": {name: {"schema": {"type": "string"}} for name in RESPONSE_HEADERS},
         "content": {JSON: _ref(EmbeddingList), NPY: binary, arrow.MEDIA_TYPE: binary},
     }
     body = {"schema": {"$ref": REF.format(model="EmbeddingRequest")}, "examples": REQUEST_EXAMPLES}

@@ -26,6 +26,17 @@ def ask(service, body, **headers):
     return service.client.post("/v1/embeddings", json=body, headers=headers)
 
 
+def test_the_answer_names_the_replicas_that_computed_it(service, bear):
+    """Those of the towers that a request used, one of each here, and no others."""
+    picture = {"image": base64.b64encode(bear).decode()}
+    asked = (["a"], [picture], ["b", picture])
+    answers = [service.post({"input": items}) for items in asked]
+    text, vision, both = (answer.headers["x-embedding-replicas"] for answer in answers)
+    assert re.fullmatch(r"text:\w+", text)
+    assert re.fullmatch(r"vision:\w+", vision)
+    assert both == f"{text}, {vision}"
+
+
 def test_npy_and_arrow_bodies_hold_the_rows(service, model):
     """The matrix comes as .npy or as an Arrow stream, with its usage in a header."""
     expected = model.encode_text(["red apple", "house"])

@@ -32,6 +32,11 @@ def faulty(service) -> Iterator[httpx.Client]:
     serve.delete(NAME)
 
 
+def long_texts(count: int, words: int) -> list[str]:
+    """Return texts of many words, no two alike: the same text is computed only once."""
+    return [f"{number} " + "word " * words for number in range(count)]
+
+
 def pid_of(deployment: str) -> int:
     """Return the process of the only replica of a deployment of this module's application."""
     command = ["pgrep", "-f", f"ServeReplica:{NAME}:{deployment}"]
@@ -85,13 +90,13 @@ def test_a_request_of_thousands_of_texts_lets_small_ones_in_between(service):
 
 def test_a_request_of_800_pictures_works(service, bear):
     """Many pictures travel in chunks and come back complete."""
-    image = {"image": base64.b64encode(bear).decode()}
-    assert len(service.embed([image] * 800, dimensions=8, embedding_type="base64")) == 800
+    images = [{"image": base64.b64encode(bear + b"%d" % n).decode()} for n in range(800)]
+    assert len(service.embed(images, dimensions=8, embedding_type="base64")) == 800
 
 
 def test_a_caller_short_of_time_gets_504_and_the_next_is_served(service):
     """A request that cannot be done in its own time limit, by body or header, ends with it."""
-    body = {"input": ["word " * 4000] * 40}
+    body = {"input": long_texts(40, 4000)}
     by_field = service.post(body | {"timeout_s": 0.05})
     by_header = service.client.post("/v1/embeddings", json=body, headers={"x-timeout-s": "0.05"})
     for answer in (by_field, by_header):
@@ -120,15 +125,15 @@ def test_over_the_budget_is_429_with_the_time_to_come_back(service):
         {"text": {"num_cpus": 0.1}, "vision": {"num_cpus": 0.1}, "router": small}
     )
     launch(config, "tight", "/tight")
-    body = {"input": ["word " * 2500], "timeout_s": 50}
+    bodies = [{"input": [text], "timeout_s": 50} for text in long_texts(24, 2500)]
     try:
         with httpx.Client(base_url=f"{service.url}/tight", timeout=60) as client:
             with ThreadPoolExecutor(8) as callers:
                 calls = [
-                    callers.submit(client.post, "/v1/embeddings", json=body) for _ in range(24)
+                    callers.submit(client.post, "/v1/embeddings", json=body) for body in bodies
                 ]
                 answers = [call.result() for call in calls]
-            too_large = client.post("/v1/embeddings", json={"input": ["word " * 2500] * 3})
+            too_large = client.post("/v1/embeddings", json={"input": long_texts(3, 2500)})
     finally:
         serve.delete("tight")
     assert {answer.status_code for answer in answers} == {200, 429}
@@ -141,7 +146,7 @@ def test_over_the_budget_is_429_with_the_time_to_come_back(service):
 
 def test_a_client_that_leaves_takes_its_queued_work_along(service):
     """After a disconnect the Router soon has nothing outstanding, long before it could be done."""
-    body = {"input": ["word " * 2000] * 400, "dimensions": 8}
+    body = {"input": long_texts(400, 2000), "dimensions": 8}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=2)
     end = time.monotonic() + 10

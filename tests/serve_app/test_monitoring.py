@@ -18,6 +18,7 @@ SERVE = {  # Ray Serve 2.60's own, as a running service exports them
     "serve_deployment_replica_healthy",
     "serve_deployment_replica_starts",
 }
+STAGES = {"parse", "tokenise", "fetch", "render"}
 SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
 
 
@@ -90,8 +91,10 @@ def test_a_running_service_exports_the_metrics_that_are_asked_about(service, dec
     }
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
-        found = set(re.findall(r"^(\w+)\{", httpx.get(url, timeout=10).text, re.M))
-        if wanted <= found:
+        page = httpx.get(url, timeout=10).text
+        found = set(re.findall(r"^(\w+)\{", page, re.M))
+        stages = set(re.findall(r'^ray_jina_clip_stage_seconds_count\{.*stage="(\w+)"', page, re.M))
+        if wanted <= found and stages >= STAGES:
             return
         time.sleep(1)
-    raise AssertionError(wanted - found)
+    raise AssertionError((wanted - found, STAGES - stages))

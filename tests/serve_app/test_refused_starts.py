@@ -34,6 +34,7 @@ def taken():
         ("model.source=./nowhere", 1, "no folder './nowhere'"),
         ("text.max_batch_tokens=100", 2, "a chunk must fit in a batch"),
         ("images.local_files=true", 2, "a server must not read its disk"),
+        ("api_keys_file=./nowhere.yaml", 1, "nowhere.yaml"),
     ],
 )
 def test_what_can_be_known_before_ray_starts_ends_there(setting, code, words):

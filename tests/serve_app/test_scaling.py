@@ -56,10 +56,16 @@ def wait_for(condition: Callable[[dict[str, int]], bool], timeout_s: float) -> d
 
 def test_a_burst_of_images_scales_the_vision_tower_alone(scaled):
     """Under images VisionTower grows while TextTower stays at one; every request is answered."""
-    images = [base64.b64encode((FOLDER / p.file).read_bytes()).decode() for p in pictures()]
-    body = {"input": [{"image": image} for image in images], "embedding_type": "base64"}
+    files = [(FOLDER / p.file).read_bytes() for p in pictures()]
+
+    def ask(number: int) -> httpx.Response:
+        """Send pictures that no other request sends: the same ones are computed only once."""
+        images = [base64.b64encode(file + b"%d" % number).decode() for file in files]
+        body = {"input": [{"image": image} for image in images], "embedding_type": "base64"}
+        return scaled.post("/v1/embeddings", json=body)
+
     with ThreadPoolExecutor(4) as callers:
-        answers = [callers.submit(scaled.post, "/v1/embeddings", json=body) for _ in range(16)]
+        answers = [callers.submit(ask, number) for number in range(16)]
         grown = wait_for(lambda seen: seen["VisionTower"] >= 2, 60)
         assert grown["TextTower"] == 1
         assert [answer.result().status_code for answer in answers] == [200] * 16

@@ -1,59 +1,123 @@
-"""`jina-clip-serve up` as a user runs it: HAProxy ingress, answers, a clean stop."""
+"""`jina-clip-serve up` as a user runs it: HAProxy ingress, answers, spans, logs, a clean stop."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from serve_app.server import free_port
 
+SETTINGS = ("api_keys=[secret]", "text.num_cpus=0.5", "router.num_cpus=0.5")
+BODY = {"input": ["hello"]}
 
-def test_up_serves_through_haproxy_with_keys_and_stops_on_sigterm():
-    """It says how it listens, wants the key, answers, and exits 0 when asked to stop."""
-    port = free_port()
+
+@dataclass
+class Up:
+    """The running command, a client with its key, what it said, and the folder of Ray's logs."""
+
+    process: subprocess.Popen[str]
+    client: httpx.Client
+    said: str
+    logs: Path
+
+    def post(self, body: dict[str, Any], **headers: str) -> httpx.Response:
+        return self.client.post("/v1/embeddings", json=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    """Two Routers behind HAProxy, every request traced, logs in JSON; its own Ray."""
+    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="up-"))
     program = Path(sys.executable).parent / "jina-clip-serve"
-    settings = ["api_keys=[secret]", "text.num_cpus=0.5", "router.num_cpus=0.5"]
-    settings.append("router.num_replicas=2")
+    options = ["--port", str(port), "--trace", "1", *SETTINGS]
     environment = os.environ | {
         name: str(free_port())
         for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
     }
     process = subprocess.Popen(
-        [program, "up", "--port", str(port), *settings],
+        [
+            program,
+            "up",
+            *options,
+            "router.num_replicas=2",
+            "router.timeout_s=150",
+            "log_format=json",
+        ],
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment | {"RAY_TMPDIR": str(folder)},
     )
-    watchdog = threading.Timer(200, process.kill)
+    watchdog = threading.Timer(300, process.kill)
     watchdog.start()
     try:
         said = read_until(process, "Ready")
-        assert "HAProxy listens on every address" in said
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            assert client.get("/ready").status_code == 200
-            body = {"input": ["hello"]}
-            assert client.post("/v1/embeddings", json=body).status_code == 401
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=150) as client:
             client.headers["authorization"] = "Bearer secret"
-            assert client.post("/v1/embeddings", json=body).status_code == 200
-            assert client.post("/v1/embeddings", content=bytes(50_000_000)).status_code == 413
-            assert_only_requests_in_flight_fail_when_a_router_is_killed(client, process.pid)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=90) == 0
+            logs = folder / "ray" / "session_latest" / "logs" / "serve"
+            yield Up(process, client, said, logs)
     finally:
         watchdog.cancel()
         process.kill()
         process.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def assert_only_requests_in_flight_fail_when_a_router_is_killed(
-    client: httpx.Client, parent: int
-) -> None:
+def test_it_serves_through_haproxy_with_keys(up):
+    """It says how it listens, wants the key, answers, and refuses too large a body."""
+    assert "HAProxy listens on every address" in up.said
+    assert up.client.get("/ready").status_code == 200
+    assert up.post(BODY, authorization="Bearer other").status_code == 401
+    assert up.post(BODY).status_code == 200
+    answer = up.client.post("/v1/embeddings", content=bytes(50_000_000))
+    assert answer.status_code == 413
+
+
+def test_the_spans_of_ingress_and_tower_belong_to_the_callers_trace(up):
+    """One trace, the caller's, goes through the processes of the Router and of the tower."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    assert up.post(BODY, traceparent=f"00-{trace}-b7ad6b7169203331-01").status_code == 200
+
+    def traced() -> set[str]:
+        return {name for name, of in spans(up.logs) if of == f"0x{trace}"}
+
+    wait_until(lambda: any("TextTower" in name for name in traced()))
+    assert any("Router" in name for name in traced())
+    assert len({of for _, of in spans(up.logs)}) > 1  # other requests have traces of their own
+
+
+def test_a_refusal_is_a_line_of_json_with_the_requests_id_and_nothing_of_its_text(up):
+    """The id in the answer's header finds the line; what was sent stands in no log."""
+    refused = up.post({"input": ["a private sentence"], "dimensions": 7_000_001})
+    assert refused.status_code == 422
+    wanted = refused.headers["x-request-id"]
+
+    def lines() -> list[dict[str, Any]]:
+        texts = "".join(path.read_text() for path in up.logs.glob("replica_*Router*.log"))
+        return [json.loads(line) for line in texts.splitlines()]
+
+    wait_until(lambda: any(line.get("request_id") == wanted for line in lines()))
+    (line,) = [line for line in lines() if line.get("request_id") == wanted]
+    assert (line["status"], line["code"]) == (422, "INPUT_OPTION_INVALID")
+    everything = "".join(path.read_text() for path in up.logs.rglob("*") if path.is_file())
+    assert wanted in everything
+    for sent in ("private sentence", "7000001"):
+        assert sent not in everything
+
+
+def test_only_requests_in_flight_fail_when_a_router_is_killed(up):
     """Of many requests at least one and at most the four under way end in a connection error."""
     ended: list[int] = []
     stop = threading.Event()
@@ -61,28 +125,64 @@ def assert_only_requests_in_flight_fail_when_a_router_is_killed(
     def ask() -> None:
         while not stop.is_set():
             try:
-                answer = client.post("/v1/embeddings", json={"input": ["word " * 500]})
-                ended.append(answer.status_code)
+                ended.append(up.post({"input": ["word " * 500]}).status_code)
             except httpx.TransportError:
                 ended.append(0)
 
     with ThreadPoolExecutor(4) as callers:
         for _ in range(4):
             callers.submit(ask)
-        while len(ended) < 20:
-            time.sleep(0.05)
-        os.kill(router_pid(parent), signal.SIGKILL)
+        wait_until(lambda: len(ended) >= 20)
+        below = processes_below(up.process.pid)
+        os.kill(next(pid for pid, name in below.items() if "embeddings:Router" in name), 9)
         before = len(ended)
-        while len(ended) < before + 60:
-            time.sleep(0.05)
+        wait_until(lambda: len(ended) >= before + 60)
         stop.set()
     failed = [status for status in ended if status != 200]
     assert len(failed) <= 4, failed
     assert set(failed) <= {0, 500, 502, 503}
 
 
-def router_pid(ancestor: int) -> int:
-    """Return one of the Router replicas among the descendants of a process."""
+def test_sigterm_finishes_what_is_under_way_refuses_the_rest_and_leaves_nothing(up):
+    """A long request gets its rows, a later one a 503; the code is 0, and no process is left."""
+    long = {"input": [f"text number {n} " * 20 for n in range(800)], "dimensions": 8}
+    below = processes_below(up.process.pid)
+    with ThreadPoolExecutor(1) as caller:
+        under_way = caller.submit(up.post, long)
+        time.sleep(0.5)  # it is with the towers by now
+        up.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: up.post(BODY).status_code == 503)
+        assert not under_way.done()  # or nothing is shown here
+        assert len(under_way.result().json()["data"]) == 800
+    assert up.process.wait(timeout=60) == 0
+    assert len(below) > 5
+    wait_until(lambda: not any(command_of(pid) == name for pid, name in below.items()))
+
+
+def spans(logs: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and the trace of each span written so far."""
+    decoder = json.JSONDecoder()
+    for path in (logs / "spans").glob("*"):
+        text = path.read_text().lstrip()
+        while text:
+            try:
+                span, end = decoder.raw_decode(text)
+            except ValueError:  # half written
+                break
+            yield span["name"], span["context"]["trace_id"]
+            text = text[end:].lstrip()
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 60) -> None:
+    """Wait for something that is sure to come; fail where it does not."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def processes_below(ancestor: int) -> dict[int, str]:
+    """Return the commands of the descendants of a process, by process."""
     listing = subprocess.run(
         ["ps", "-eo", "pid=,ppid=,args="], check=True, capture_output=True, text=True
     ).stdout
@@ -94,8 +194,16 @@ def router_pid(ancestor: int) -> int:
             pid = parent_of[pid]
         return pid == ancestor
 
-    names = ((int(row[0]), row[2]) for row in rows if len(row) == 3)
-    return next(pid for pid, name in names if "embeddings:Router" in name and descends(pid))
+    pids = [pid for pid in parent_of if pid != ancestor and descends(pid)]
+    return {pid: command for pid in pids if (command := command_of(pid))}
+
+
+def command_of(pid: int) -> str:
+    """Return a living process's command, empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 def read_until(process: subprocess.Popen[str], word: str) -> str:

@@ -1,0 +1,42 @@
+"""What `up` says of proxy, event loops and transport, and what Ray is told of them."""
+
+import os
+
+import pytest
+
+from serve_app.server import (
+    LOOPBACK,
+    Ingress,
+    describe_mode,
+    prepare_environment,
+)
+
+HAPROXY = Ingress("haproxy", LOOPBACK, 8000)
+STOCK = Ingress("stock", LOOPBACK, 8000)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """Each test begins without settings of Ray's, and leaves none."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    monkeypatch.setattr(os, "environ", kept)
+
+
+def test_the_modes_line_tells_the_fast_path_from_the_slow_one(monkeypatch):
+    """All three parts change with what is set and installed."""
+    plain = describe_mode(STOCK)
+    assert "stock proxy" in plain
+    assert "Ray actor calls" in plain
+    prepare_environment(HAPROXY)
+    assert describe_mode(HAPROXY) == (
+        "Mode: HAProxy, uvloop, gRPC of up to 64 MiB between deployments."
+    )
+    monkeypatch.setitem(os.environ, "RAY_USE_UVLOOP", "0")
+    assert "asyncio" in describe_mode(HAPROXY)
+
+
+def test_what_the_user_has_set_stays():
+    """The line tells what is, not what the product prefers."""
+    os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(16 * 1024 * 1024)
+    prepare_environment(STOCK)
+    assert "gRPC of up to 16 MiB" in describe_mode(STOCK)
