@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import baseline_server, send, service
+from benchmarks.servers import TEXTS, baseline_server, send, service
 
 SPEEDUPS = (0.5, 1.0, 2.0, 3.0, 4.0)
 
@@ -22,7 +22,7 @@ def replay(
         results by speed and server, and the best goodput of each within the limit.
     """
     results: dict[float, dict[str, Any]] = {}
-    with baseline_server() as baseline, service() as url:
+    with baseline_server() as baseline, service(TEXTS) as url:
         servers = {"service": url, "baseline": baseline}
         for server in servers.values():
             send(server, "32 texts", 2)

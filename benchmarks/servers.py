@@ -16,14 +16,16 @@ from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, 
 
 CALLERS = 8
 CONFIG = AppConfig.model_validate({"text": {"num_cpus": 1}, "vision": {"num_cpus": 1}})
+# For texts alone: all cores for their tower, as the baseline's torch has them.
+TEXTS = AppConfig.model_validate({"text": {"num_cpus": os.cpu_count()}})
 
 
 @contextmanager
-def service() -> Iterator[str]:
+def service(config: AppConfig = CONFIG) -> Iterator[str]:
     """Run the service with the HAProxy ingress on loopback; yields its URL."""
     ingress = Ingress("haproxy", LOOPBACK, free_port())
     prepare_environment(ingress)
-    with running(CONFIG, ingress) as url:
+    with running(config, ingress) as url:
         yield url
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
@@ -27,6 +28,7 @@ logger = logging.getLogger("ray.serve")
 
 PLAIN = {"dtype": "float32", "compile": "off", "attention": "sdpa"}
 LONG_TOKENS = {"cpu": 256, "cuda": 1536}  # a GPU may have another kernel for long texts
+TRIM_PERIOD_S = 10.0
 
 
 class Device:
@@ -43,6 +45,7 @@ class Device:
         self._tower = tower
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._fault: str | None = None
+        self._trimmed_s = time.monotonic()
         self.model, self.selfcheck = self._thread.submit(self._start).result()
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -134,3 +137,14 @@ class Device:
             self._fault = str(error).splitlines()[0]
             logger.exception("the device is lost")
             raise TowerUnavailableError("the tower's device is lost; retry shortly") from error
+        finally:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Give freed memory back to the system now and then; a GPU's is kept by torch."""
+        from deployments.model import memory
+
+        now_s = time.monotonic()
+        if self.model.choices["device"] == "cpu" and now_s > self._trimmed_s + TRIM_PERIOD_S:
+            memory.trim()
+            self._trimmed_s = now_s

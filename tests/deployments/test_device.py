@@ -60,3 +60,16 @@ def test_a_tower_that_drifts_fails_its_health_check():
     device._thread.submit(int).result()
     with pytest.raises(RuntimeError, match="golden self-check"):
         check()
+
+
+async def test_a_tower_on_a_cpu_gives_memory_back_now_and_then(monkeypatch):
+    """Once a period, however many batches there are."""
+    trims = []
+    monkeypatch.setattr("deployments.model.memory.trim", lambda: trims.append(1))
+    device = Device(config(), "text")
+    monkeypatch.setattr("deployments.device.TRIM_PERIOD_S", 0)
+    await device.run(int)
+    assert len(trims) == 1
+    monkeypatch.setattr("deployments.device.TRIM_PERIOD_S", 3600)
+    await device.run(int)
+    assert len(trims) == 1
