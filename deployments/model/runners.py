@@ -24,6 +24,10 @@ from deployments.model.vision import VisionTower
 TokenIds = NDArray[np.int32]
 Batch = TypeVar("Batch", contravariant=True)
 
+# A CPU is 1.25 times as fast in parts of 2,048 or 4,096 tokens as in one of 16,384: what a layer
+# gives the next stays near, and is taken from the heap instead of being mapped anew.
+CPU_TOKENS = 2048
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -106,6 +110,8 @@ class TextRunner:
             OptionError: a token id that the model does not have.
         """
         self._check(token_ids)
+        if self._device.type == "cpu" and sum(map(len, token_ids)) > CPU_TOKENS:
+            return self._in_parts(token_ids)
         bucket = graphs.fitting(tuple(self._graphs), [len(ids) for ids in token_ids])
         packed = self._pack(token_ids, bucket)
         with inference(self._device):
@@ -114,6 +120,15 @@ class TextRunner:
             graph = self._graphs[bucket]
             graph.inputs.buffer.copy_(packed.buffer.pin_memory(), non_blocking=True)
             return Pending.of(graph.replay()[: len(token_ids)], packed.order)
+
+    def _in_parts(self, token_ids: Sequence[TokenIds]) -> Pending:
+        """Run a batch as several smaller ones; a text over the limit is a part of its own."""
+        rows = torch.empty((len(token_ids), self._tower.arch.hidden_size))
+        for part in text_batches(token_ids, len(token_ids), CPU_TOKENS):
+            packed = self._pack([token_ids[index] for index in part], None)
+            with inference(self._device):
+                rows[[part[place] for place in packed.order]] = self._tower(packed)
+        return Pending.of(rows, np.arange(len(rows)))
 
     def capture(self, limit: int, /) -> None:
         """Capture the graphs of batches up to a number of tokens, where graphs are used."""
