@@ -28,7 +28,7 @@ logger = logging.getLogger("ray.serve")
 
 PLAIN = {"dtype": "float32", "compile": "off", "attention": "sdpa"}
 LONG_TOKENS = {"cpu": 256, "cuda": 1536}  # a GPU may have another kernel for long texts
-TRIM_PERIOD_S = 30.0
+TRIM_PERIOD_S = 10.0
 
 
 class Device:

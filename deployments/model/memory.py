@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 def trim() -> None:
     """Give the system what the C library keeps of freed memory, where it is glibc.
 
-    Batches of ever other sizes leave holes in its heap: on a CPU a text tower took 1.2 GiB more
+    Batches of ever other sizes leave holes in its heap: two text towers on a CPU took 2.4 GB more
     after six minutes (benchmarks/README.md). Takes 10 to 25 ms.
     """
     release = getattr(ctypes.CDLL(None), "malloc_trim", None)
