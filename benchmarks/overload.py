@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import aiohttp
@@ -46,10 +47,11 @@ class Outcome:
     retry_after_s: float | None = None
 
 
-def body() -> bytes:
-    """Return a request of some thousand tokens."""
-    text = " ".join(["word"] * WORDS_PER_TEXT)
-    request = {"input": [text] * TEXTS_PER_REQUEST, "dimensions": 8, "embedding_type": "base64"}
+def body(number: int) -> bytes:
+    """Return a request of some thousand tokens; texts alike would be computed only once."""
+    words = " ".join(["word"] * WORDS_PER_TEXT)
+    texts = [f"{number} {index} {words}" for index in range(TEXTS_PER_REQUEST)]
+    request = {"input": texts, "dimensions": 8, "embedding_type": "base64"}
     return json.dumps(request).encode()
 
 
@@ -68,13 +70,13 @@ async def ask(session: aiohttp.ClientSession, url: str, data: bytes) -> Outcome:
 
 async def closed_loop(url: str, seconds: float) -> float:
     """Return the requests per second that a few callers get who always wait for their answer."""
-    data, end = body(), time.monotonic() + seconds
+    numbers, end = count(), time.monotonic() + seconds
     outcomes: list[Outcome] = []
     async with session() as client:
 
         async def caller() -> None:
             while time.monotonic() < end:
-                outcomes.append(await ask(client, url, data))
+                outcomes.append(await ask(client, url, body(next(numbers))))
 
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
     assert all(outcome.status == 200 for outcome in outcomes)
@@ -83,12 +85,12 @@ async def closed_loop(url: str, seconds: float) -> float:
 
 async def open_loop(url: str, per_s: float, seconds: float) -> list[Outcome]:
     """Send requests at a fixed rate, whatever becomes of them."""
-    data, begin = body(), time.monotonic()
+    begin = time.monotonic()
     tasks = []
     async with session() as client:
         for number in range(int(per_s * seconds)):
             await asyncio.sleep(max(0.0, begin + number / per_s - time.monotonic()))
-            tasks.append(asyncio.create_task(ask(client, url, data)))
+            tasks.append(asyncio.create_task(ask(client, url, body(number))))
         return list(await asyncio.gather(*tasks))
 
 

@@ -10,7 +10,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,13 +92,15 @@ def replica_names() -> set[str]:
     return {actor["name"] for actor in actors if "SERVE_REPLICA" in actor["name"]}
 
 
-def burst(url: str, body: dict[str, Any], settled: dict[str, int]) -> dict[str, Any]:
+def burst(
+    url: str, body: Callable[[int], dict[str, Any]], settled: dict[str, int]
+) -> dict[str, Any]:
     """Send requests at a fixed rate, wait for the replicas to settle, and tell what happened."""
     watch = Watch()
     with httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(REQUESTS) as pool:
         calls = []
-        for _ in range(REQUESTS):
-            calls.append(pool.submit(client.post, "/v1/embeddings", json=body))
+        for number in range(REQUESTS):
+            calls.append(pool.submit(client.post, "/v1/embeddings", json=body(number)))
             time.sleep(1 / REQUESTS_PER_S)
         statuses = {call.result().status_code for call in calls}
     end = time.monotonic() + 90
@@ -116,9 +118,20 @@ def measure() -> dict[str, Any]:
 
     from serve_app.launch import launch
 
-    images = [base64.b64encode(p.path.read_bytes()).decode() for p in pictures()[:60]]
-    image_body = {"input": [{"image": image} for image in images], "embedding_type": "base64"}
-    text_body = {"input": ["word " * 300] * 8, "embedding_type": "base64"}
+    files = [p.path.read_bytes() for p in pictures()[:60]]
+
+    # No two items alike, since those would be computed only once.
+    def image_body(number: int) -> dict[str, Any]:
+        images = [base64.b64encode(file + b"%d" % number).decode() for file in files]
+        return {"input": [{"image": image} for image in images], "embedding_type": "base64"}
+
+    def text_body(number: int) -> dict[str, Any]:
+        texts = [f"{number} {index} " + "word " * 300 for index in range(8)]
+        return {"input": texts, "embedding_type": "base64"}
+
+    def greeting(number: int) -> dict[str, Any]:
+        return {"input": [f"hello {number}"]}
+
     results: dict[str, Any] = {}
     ray.init(num_cpus=8, num_gpus=6, include_dashboard=False, log_to_driver=False)
     try:
@@ -139,7 +152,9 @@ def measure() -> dict[str, Any]:
         end = time.monotonic() + 60
         while replicas() != none and time.monotonic() < end:
             time.sleep(0.2)
-        results["from zero and back"] = burst(ingress.url, {"input": ["hello"]}, none)
+        results["from zero and back"] = burst(
+            ingress.url, lambda number: {"input": [f"hello {number}"]}, none
+        )
     finally:
         ray.shutdown()
     return results

@@ -35,7 +35,7 @@ SETTINGS = {
 
 # For replicas only: a program that uses a handle without an event loop needs Ray Serve's own.
 # A request changes threads less where ours, the calls to the towers and HTTP share an event loop:
-# 8 to 10% less processor time in the Router. Torch, decoding and large bodies have threads.
+# 1 to 10% less processor time in the Router. Torch, decoding and large bodies have threads.
 REPLICA_SETTINGS = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
