@@ -1,4 +1,4 @@
-"""A large batch on a CPU runs in parts, which no row shows."""
+"""A batch on a CPU runs in parts of few sizes, which no row shows."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_rows_do_not_depend_on_the_parts(
     pack = runners.pack
 
     def counting(token_ids, *rest):
-        sizes.append([len(ids) for ids in token_ids])
+        sizes.append([len(ids) for ids in token_ids if ids.any()])  # the filling is zeros
         return pack(token_ids, *rest)
 
     monkeypatch.setattr(runners, "pack", counting)
@@ -28,3 +28,21 @@ def test_rows_do_not_depend_on_the_parts(
     assert sorted(length for part in sizes for length in part) == sorted(lengths)
     assert all(sum(part) <= limit or len(part) == 1 for part in sizes)
     assert len(sizes) > 1
+
+
+def test_batches_of_any_length_have_few_sizes(demo: ClipModel, monkeypatch: pytest.MonkeyPatch):
+    """A thousand lengths make at most 16 sizes to each power of 2, and little is filled in."""
+    sizes = []
+    monkeypatch.setattr(demo._text._tower, "forward", lambda packed: run(packed))
+    forward = type(demo._text._tower).forward
+
+    def run(packed):
+        sizes.append(len(packed.token_ids))
+        return forward(demo._text._tower, packed)
+
+    lengths = range(3, 1024, 3)
+    for length in lengths:
+        assert demo.embed_tokens([np.full(length, 5, dtype=np.int32)]).shape == (1, demo.width)
+    assert len(sizes) == len(lengths)
+    assert len(set(sizes)) <= 10 + 5 * 16 < len(lengths)
+    assert all(0 <= size - length <= length / 16 for size, length in zip(sizes, lengths, strict=True))
