@@ -45,4 +45,6 @@ def test_batches_of_any_length_have_few_sizes(demo: ClipModel, monkeypatch: pyte
         assert demo.embed_tokens([np.full(length, 5, dtype=np.int32)]).shape == (1, demo.width)
     assert len(sizes) == len(lengths)
     assert len(set(sizes)) <= 10 + 5 * 16 < len(lengths)
-    assert all(0 <= size - length <= length / 16 for size, length in zip(sizes, lengths, strict=True))
+    assert all(
+        0 <= size - length <= length / 16 for size, length in zip(sizes, lengths, strict=True)
+    )
