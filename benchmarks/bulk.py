@@ -17,7 +17,6 @@ checkpoint:
 """
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -29,7 +28,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,7 @@ import torch
 from PIL import Image
 
 from benchmarks.machine import describe
+from benchmarks.processes import descendants
 from deployments.model import ClipModel
 from deployments.model.runners import TokenIds, text_batches
 from serve_app.gallery import phrases, pictures
@@ -57,39 +59,21 @@ JOB = "from serve_app.bulk import bulk; bulk()"
 
 @dataclass
 class Memory:
-    """Memory of a process and those below it, with the share of rows done at the time."""
+    """Memory of the processes below one, with the share of rows done at the time."""
 
     samples: list[tuple[float, int]] = field(default_factory=list)
 
     def watch(self, job: subprocess.Popen[str], done: Callable[[], float]) -> None:
         """Sample until the process ends; pages that processes share are split among them."""
         while job.poll() is None:
-            self.samples.append((done(), sum(pss_bytes(pid) for pid in family(job.pid))))
+            self.samples.append(
+                (done(), sum(process.pss_bytes for process in descendants(job.pid)))
+            )
             time.sleep(WATCH_S)
 
     def peak_bytes(self, first: float, last: float) -> int:
         """Return the peak while the share of finished rows was within bounds."""
         return max((total for share, total in self.samples if first <= share <= last), default=0)
-
-
-def family(pid: int) -> set[int]:
-    """Return a process and all below it."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found, more = {pid}, {pid}
-    while more := {child for child, parent in parents.items() if parent in more} - found:
-        found |= more
-    return found
-
-
-def pss_bytes(pid: int) -> int:
-    """Return a process's proportional share of memory; 0 if it is gone."""
-    with contextlib.suppress(OSError):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return 0
 
 
 def make_input(folder: Path, texts: int, images: int) -> Path:
@@ -103,8 +87,8 @@ def make_input(folder: Path, texts: int, images: int) -> Path:
     for index in range(images):
         extension, kind = FORMATS[index % len(FORMATS)]
         name = f"{index}.{extension}"
-        size = tuple(int(side) for side in random.integers(*SIDES, 2))
-        gallery[index % len(gallery)].resize(size).save(folder / name, kind)
+        width, height = random.integers(*SIDES, 2).tolist()
+        gallery[index % len(gallery)].resize((width, height)).save(folder / name, kind)
         places[index * texts // images] = name
     path = folder / "input.parquet"
     names = [f"row {index}" for index in range(texts)]
@@ -126,11 +110,11 @@ def direct_s(model: ClipModel, table: pa.Table, folder: Path) -> tuple[float, in
 def _run_towers(model: ClipModel, texts: list[TokenIds], pixels: np.ndarray) -> None:
     """Share both towers' batches out to as many threads as the job has replicas."""
     batches: list[Callable[[], object]] = [
-        lambda batch=batch: model.embed_tokens([texts[i] for i in batch])
+        partial(model.embed_tokens, [texts[i] for i in batch])
         for batch in text_batches(texts, TEXTS_PER_BATCH, TOKENS_PER_BATCH)
     ]
     batches += [
-        lambda start=start: model.embed_pixels(pixels[start : start + IMAGES_PER_BATCH])
+        partial(model.embed_pixels, pixels[start : start + IMAGES_PER_BATCH])
         for start in range(0, len(pixels), IMAGES_PER_BATCH)
     ]
     threads = os.cpu_count() or 1
@@ -148,7 +132,7 @@ def start_job(source: Path, output: Path, block_rows: int, *more: str) -> subpro
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def run_job(source: Path, output: Path, rows: int, block_rows: int) -> dict[str, object]:
+def run_job(source: Path, output: Path, rows: int, block_rows: int) -> dict[str, Any]:
     """Run the job to its end; returns its summary and its memory."""
     job = start_job(source, output, block_rows)
     memory = Memory()
@@ -164,7 +148,7 @@ def run_job(source: Path, output: Path, rows: int, block_rows: int) -> dict[str,
     if job.returncode:
         raise RuntimeError(f"the job ended with {job.returncode}")
     early, late = memory.peak_bytes(0.05, 0.1), memory.peak_bytes(0.1, 1)
-    found: dict[str, object] = json.loads(printed)
+    found: dict[str, Any] = json.loads(printed)
     return found | {"peak_bytes_to_10_percent": early, "peak_bytes_after": late}
 
 
@@ -211,7 +195,7 @@ def run(folder: Path, texts: int, images: int, block_rows: int, kill: bool) -> d
     job = run_job(source, folder / "out", texts, block_rows)
     print(f"job: {job}", flush=True)
     after_s, _ = direct_s(model, part, folder)
-    direct = (before_s + after_s) / 2 * int(str(job["tokens"])) / tokens
+    direct = (before_s + after_s) / 2 * job["tokens"] / tokens
     report: dict[str, object] = {
         "machine": describe(torch.device("cpu")),
         "texts": texts,
@@ -219,12 +203,20 @@ def run(folder: Path, texts: int, images: int, block_rows: int, kill: bool) -> d
         "direct_tokens": tokens,
         "direct_s": [before_s, after_s],
         "job": job,
-        "share_of_direct_rate": direct / float(str(job["seconds"])),
+        "share_of_direct_rate": direct / job["seconds"],
+        "share_from_first_block_on": share_from_first_block_on(job, direct),
         "largest_difference": largest_difference(model, source, folder / "out"),
     }
     if kill:
         report["killed_and_resumed"] = kill_and_resume(source, folder / "killed", texts, block_rows)
     return report
+
+
+def share_from_first_block_on(job: dict[str, Any], direct_s: float) -> float:
+    """Return the job's share of the direct rate without the time in which its actors start."""
+    rest = (job["rows"] - job["first_block_rows"]) / job["rows"]
+    share: float = rest * direct_s / (job["seconds"] - job["first_block_s"])
+    return share
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.callers import callers, seconds_until, tally
 from benchmarks.chaos_load import Outcome
 from benchmarks.chaos_watch import Watch
-from benchmarks.descendants import of_kind
+from benchmarks.processes import of_kind
 from deployments.config import AppConfig
 from deployments.model.source import DEMO
 from deployments.work import ServiceError

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import node_faults
 from benchmarks.callers import callers, seconds_until, seen
-from benchmarks.descendants import of_kind
+from benchmarks.processes import of_kind
 from deployments.config import AppConfig
 from serve_app.server import (
     EVERYWHERE,

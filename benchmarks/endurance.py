@@ -5,8 +5,7 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks import processes
-from benchmarks.descendants import of_kind
+from benchmarks.processes import cpu_s, of_kind
 from benchmarks.servers import CALLERS, send, send_counting, service
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -41,9 +40,9 @@ def idle(seconds: float) -> float:
 
     Large requests take long, and would be charged for what the processes do at any time.
     """
-    before = processes.cpu_s(os.getpid())
+    before = cpu_s(os.getpid())
     time.sleep(seconds)
-    after = processes.cpu_s(os.getpid())
+    after = cpu_s(os.getpid())
     return sum(1e3 * (after[kind] - before[kind]) for kind in AROUND) / seconds
 
 

@@ -12,8 +12,8 @@ import httpx
 import yaml
 
 from benchmarks.callers import callers, seconds_until, seen
-from benchmarks.descendants import Process, of_kind, signal_tree
 from benchmarks.fake_cluster import ROOT, fake_cluster, shipped_node_types
+from benchmarks.processes import Process, of_kind, signal_tree
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment
 
 SCENES = ("types", "node", "frozen-node")

@@ -81,7 +81,10 @@ def replicas() -> dict[str, int]:
     from ray import serve
 
     deployments = serve.status().applications["embeddings"].deployments
-    return {name: deployments[name].replica_states.get("RUNNING", 0) for name in TOWERS}
+    states = {name: deployments[name].replica_states for name in TOWERS}
+    return {
+        name: sum(n for state, n in x.items() if state == "RUNNING") for name, x in states.items()
+    }
 
 
 def replica_names() -> set[str]:

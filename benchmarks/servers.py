@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks import processes
+from benchmarks.processes import cpu_s
 from deployments.config import AppConfig
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 
@@ -61,9 +61,9 @@ def send_counting(
     url: str, mix: str, seconds: float, *options: str
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Run the generator; return its result and the processor milliseconds per request, by kind."""
-    before = processes.cpu_s(os.getpid())
+    before = cpu_s(os.getpid())
     result = send(url, mix, seconds, *options)
-    after = processes.cpu_s(os.getpid())
+    after = cpu_s(os.getpid())
     requests = max(1, sum(result["outcomes"].values()))
     kinds = before.keys() & after.keys()
     return result, {kind: 1e3 * (after[kind] - before[kind]) / requests for kind in kinds}

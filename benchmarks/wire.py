@@ -10,7 +10,8 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import httpx
 import numpy as np
@@ -21,7 +22,7 @@ from deployments.answer import Embeddings, Usage
 from deployments.config import AppConfig
 from deployments.model.output import finish
 from serve_app import arrow, wire
-from serve_app.rendering import ENCODINGS, JSON, NPY, Form, render
+from serve_app.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 from serve_app.values import Served
 
@@ -31,7 +32,7 @@ ROUNDS = 15
 CONFIG = AppConfig.model_validate({"text": {"num_cpus": 0.5}, "router": {"num_cpus": 0.5}})
 
 
-def forms() -> Iterator[tuple[str, str]]:
+def forms() -> Iterator[tuple[Encoding, str]]:
     """Yield every encoding in JSON, and the bare bodies with those that differ there."""
     yield from ((encoding, JSON) for encoding in ENCODINGS)
     bare = (encoding for encoding in ENCODINGS if encoding != "base64")
@@ -46,9 +47,9 @@ def rendering(width: int) -> list[dict[str, object]]:
     for encoding, media in forms():
         for num_rows in ROWS:
             answer = Embeddings(rows[:num_rows], Usage(num_rows, 0))
-            form = Form((encoding,), "jina-clip-v2", 0)  # type: ignore[arg-type]
+            form = Form((encoding,), "jina-clip-v2", 0)
             body = render(answer, form, media)
-            milliseconds = median_ms(lambda a=answer, f=form, m=media: render(a, f, m))  # type: ignore[misc]
+            milliseconds = median_ms(partial(render, answer, form, media))
             results.append(
                 {
                     "body": media.rpartition("/")[2],
@@ -66,7 +67,7 @@ def parsing(served: Served) -> list[dict[str, object]]:
     results: list[dict[str, object]] = []
     for num_rows in ROWS:
         body = request(num_rows)
-        milliseconds = median_ms(lambda b=body: wire.parse(b, served))  # type: ignore[misc]
+        milliseconds = median_ms(partial(wire.parse, body, served))
         results.append({"rows": num_rows, "ms": round(milliseconds, 3), "bytes": len(body)})
     return results
 
@@ -107,9 +108,8 @@ def request(num_rows: int, encoding: str = "float") -> bytes:
     return json.dumps({"input": texts, "embedding_type": encoding}).encode()
 
 
-def median_ms(run: object) -> float:
+def median_ms(run: Callable[[], object]) -> float:
     """Return the median time of a call, after two that do not count."""
-    assert callable(run)
     times = []
     for _ in range(ROUNDS + 2):
         start_s = time.perf_counter()
@@ -121,8 +121,12 @@ def median_ms(run: object) -> float:
 def table(rows: list[dict[str, object]]) -> str:
     """Return rows as a Markdown table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in rows)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    lines: list[list[object]] = [
+        [*names],
+        ["---"] * len(names),
+        *([row.get(name, "") for name in names] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 EXIT_ROWS_FAILED = 3
 EXIT_TOO_MANY_ERRORS = 4
-HELPERS_CPUS = 2  # reading and writing
+HELPERS_CPUS = 1  # writing
+REFRESH_PER_S = 2  # of the terminal; each time costs the driver a millisecond
+LOG_PERIOD_S = 30.0
 
 
 @click.command()
@@ -176,13 +179,21 @@ def needed_cpus(options: "EmbedOptions") -> int:
 
 
 def run(job: "BulkJob", resume: bool, console: Console) -> "Summary":
-    """Run a job with a line of progress: one that moves on a terminal, else one at a time."""
-    with console.status(f"Starting {job.options.app.model.source}") as status:
+    """Run a job; a terminal shows one line of progress that moves, a log gets one now and then."""
+    start = f"Starting {job.options.app.model.source}"
+    if console.is_terminal:
+        with console.status(start, refresh_per_second=REFRESH_PER_S) as status:
+            return job.run(resume, lambda progress: status.update(progress.line()))
+    console.print(start, markup=False)
+    logged_s = time.monotonic()
 
-        def show(progress: "Progress") -> None:
-            status.update(progress.line())
+    def log(progress: "Progress") -> None:
+        nonlocal logged_s
+        if time.monotonic() > logged_s + LOG_PERIOD_S:
+            logged_s = time.monotonic()
+            console.print(progress.line(), markup=False, soft_wrap=True)
 
-        return job.run(resume, show)
+    return job.run(resume, log)
 
 
 def report(figures: dict[str, object]) -> str:

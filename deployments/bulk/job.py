@@ -17,7 +17,8 @@ from deployments.bulk.identity import Identity
 from deployments.bulk.input import BlockReader, Layout
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.output import BlockWriter, OutputFolder
-from deployments.bulk.pipeline import LIGHT_CPUS, stages
+from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
+from deployments.bulk.prepare import Preparer
 from deployments.bulk.progress import Progress, Summary
 from deployments.bulk.window import Window
 from deployments.model.errors import EmbeddingError
@@ -101,17 +102,13 @@ class BulkJob:
         self, todo: list[Block], identity: Identity, window: "ActorProxy[Window]"
     ) -> Dataset:
         rows = [{"block": pickle.dumps(block)} for block in todo]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            ReadStage,
-            fn_constructor_args=(self.layout, window),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=1),
-            num_cpus=LIGHT_CPUS,
-        )
+        blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
+        loader = self.layout, self.options, window
+        workers = self.options.workers
+        prepared = pool(blocks, Loader, loader, self.options, workers, {"num_cpus": 1})
         sizes = {block.number: block.num_rows for block in self.plan.blocks}
         # An actor: a task's process may end between two blocks, and one takes seconds to start.
-        return stages(dataset, self.options).map_batches(
+        return towers(prepared, self.options).map_batches(
             BlockWriter,
             fn_constructor_args=(self.output, identity, self.layout.kept, sizes),
             batch_size=None,
@@ -128,19 +125,20 @@ class BulkJob:
             )
 
 
-class ReadStage:
-    """Reads one block at a time, once the window has a place for it."""
+class Loader:
+    """The CPU stage: reads a block once the window has a place for it, and prepares its rows."""
 
-    def __init__(self, layout: Layout, window: "ActorProxy[Window]") -> None:
+    def __init__(self, layout: Layout, options: EmbedOptions, window: "ActorProxy[Window]") -> None:
         self._reader = BlockReader(layout)
+        self._preparer = Preparer(options)
         self._window = window
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Yield the rows of each block."""
+        """Yield the prepared rows of each block."""
         for data in batch["block"].to_pylist():
             block: Block = pickle.loads(data)
             ray.get(self._window.enter.remote(block.number))
-            yield self._reader.read(block)
+            yield self._preparer(self._reader.read(block))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
 
 from deployments.bulk.columns import drop_internal
@@ -29,21 +28,25 @@ def embed(dataset: Dataset, options: EmbedOptions) -> Dataset:
     if options.text is None and options.image is None:
         raise OptionError("options name neither a text nor an image column; name one or both")
     options.width(options.architecture())
-    rows = options.batch_rows
-    return stages(dataset, options).map_batches(
-        drop_internal, batch_format="pyarrow", batch_size=rows, num_cpus=LIGHT_CPUS
+    prepared = pool(dataset, Preparer, (options,), options, options.workers, {"num_cpus": 1})
+    return towers(prepared, options).map_batches(
+        drop_internal,
+        batch_format="pyarrow",
+        batch_size=options.batch_rows,
+        num_cpus=LIGHT_CPUS,
     )
 
 
-def stages(dataset: Dataset, options: EmbedOptions) -> Dataset:
-    """Add the CPU stage and a stage for each tower that the job needs."""
-    dataset = _pool(dataset, Preparer, options, options.workers, {"num_cpus": 1})
+def towers(dataset: Dataset, options: EmbedOptions) -> Dataset:
+    """Add a stage for each tower that the job needs, to rows that are prepared."""
     if options.text is not None:
         resources = tower_resources(options.app.text)
-        dataset = _pool(dataset, TextEmbedder, options, options.text_replicas, resources)
+        replicas = options.text_replicas
+        dataset = pool(dataset, TextEmbedder, (options,), options, replicas, resources)
     if options.image is not None:
         resources = tower_resources(options.app.vision)
-        dataset = _pool(dataset, ImageEmbedder, options, options.vision_replicas, resources)
+        replicas = options.vision_replicas
+        dataset = pool(dataset, ImageEmbedder, (options,), options, replicas, resources)
     return dataset
 
 
@@ -54,16 +57,18 @@ def tower_resources(tower: TowerConfig) -> dict[str, float]:
     return {"num_cpus": tower.num_cpus}
 
 
-def _pool(
+def pool(
     dataset: Dataset,
-    stage: Callable[..., Callable[[Any], pa.Table]],  # Any: a batch in Ray Data's Arrow format
+    stage: Callable[..., Callable[[Any], Any]],  # Any: batches in Ray Data's Arrow format
+    arguments: tuple[object, ...],
     options: EmbedOptions,
     replicas: Replicas,
     resources: dict[str, Any],  # Any: mypy matches them with every keyword argument
 ) -> Dataset:
+    """Add a stage that runs in a pool of actors."""
     return dataset.map_batches(
         stage,
-        fn_constructor_args=(options,),
+        fn_constructor_args=arguments,
         batch_format="pyarrow",
         batch_size=options.batch_rows,
         compute=ActorPoolStrategy(min_size=replicas.min, max_size=replicas.max),

@@ -23,6 +23,8 @@ class Summary:
         tokens: tokens of this run.
         images: pictures embedded in this run.
         seconds: wall time of this run, starting actors included.
+        first_block_s: of them, until the first block was written.
+        first_block_rows: rows of that block.
         rows_per_s: rows over seconds; likewise the others.
         tokens_per_s: tokens over seconds.
         images_per_s: pictures over seconds.
@@ -38,6 +40,8 @@ class Summary:
     tokens: int
     images: int
     seconds: float
+    first_block_s: float
+    first_block_rows: int
     rows_per_s: float
     tokens_per_s: float
     images_per_s: float
@@ -121,6 +125,8 @@ class Progress:
             tokens=self.tokens,
             images=self.images,
             seconds=self._clock() - self._start_s,
+            first_block_s=self._first[0] - self._start_s if self._first else 0.0,
+            first_block_rows=self._first[1] if self._first else 0,
             rows_per_s=self.per_s(self.rows),
             tokens_per_s=self.per_s(self.tokens),
             images_per_s=self.per_s(self.images),
