@@ -126,7 +126,7 @@ def table(rows: list[dict[str, object]]) -> str:
         ["---"] * len(names),
         *([row.get(name, "") for name in names] for row in rows),
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def main() -> None:
