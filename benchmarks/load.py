@@ -40,6 +40,7 @@ WORDS = (
     "sun",
     "book",
 )
+PATIENCE_S = 60.0  # also the service's own limit
 MAX_TRACE_TOKENS = 8000
 TOKENS_PER_WORD = 1.4  # of the shipped tokenizer on these words, measured
 MIX = re.compile(r"(\d+ texts?)?(?: \+ )?(\d+ images?)?")
@@ -128,9 +129,11 @@ def replayed(seconds: float, path: Path, speedup: float) -> Iterator[float]:
 class Generator:
     """Sends requests and remembers what became of them."""
 
-    def __init__(self, url: str, requests: Iterator[Call]) -> None:
+    def __init__(self, url: str, requests: Iterator[Call], patience_s: float = PATIENCE_S) -> None:
         self.url = f"{url}/v1/embeddings"
         self.requests = requests
+        self.patience = aiohttp.ClientTimeout(total=patience_s)
+        self.headers = {"content-type": "application/json", "x-timeout-s": str(patience_s)}
         self.outcomes: list[Outcome] = []
 
     async def send(self, client: aiohttp.ClientSession, scheduled_s: float | None = None) -> None:
@@ -140,8 +143,10 @@ class Generator:
         late_s = time.monotonic() - begin
         stages, received, status = "", 0, 0
         try:
-            headers = {"content-type": "application/json"}
-            async with client.post(self.url, data=call.body, headers=headers) as answer:
+            request = client.post(
+                self.url, data=call.body, headers=self.headers, timeout=self.patience
+            )
+            async with request as answer:
                 received = len(await answer.read())
                 status, stages = answer.status, answer.headers.get("server-timing", "")
         except (aiohttp.ClientError, TimeoutError):
@@ -174,7 +179,7 @@ class Generator:
 def session() -> aiohttp.ClientSession:
     """Return a client without a limit on its connections."""
     connector = aiohttp.TCPConnector(limit=0)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90))
+    return aiohttp.ClientSession(connector=connector)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -187,9 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--rate", type=float, help="requests per second: an open loop")
     parser.add_argument("--speedup", type=float, help="of the trace's own times: an open loop")
+    parser.add_argument(
+        "--patience-s", type=float, default=PATIENCE_S, help="say so, and leave after it"
+    )
     options = parser.parse_args(arguments)
     lengths = trace_lengths(options.trace) if options.trace else ()
-    generator = Generator(options.url, calls(options.mix, lengths))
+    generator = Generator(options.url, calls(options.mix, lengths), options.patience_s)
     begin_s, begin_cpu_s = time.monotonic(), time.process_time()
     if options.speedup:
         asyncio.run(generator.open(replayed(options.seconds, options.trace, options.speedup)))

@@ -126,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mixes", nargs="*", default=MIXES)
     parser.add_argument("--trace", type=Path, help="CSV with times and tokens: replay it instead")
     parser.add_argument("--speedup", type=float, nargs="+", default=replay.SPEEDUPS)
-    parser.add_argument("--limit-ms", type=float, default=2000, help="p99 at which to compare")
+    parser.add_argument(
+        "--limit-ms", type=float, default=2000, help="how long a trace's callers wait"
+    )
     parser.add_argument("--rows", action="store_true", help="requests of 1 to 512 texts instead")
     parser.add_argument("--soak", type=int, metavar="REQUESTS", help="memory over many instead")
     parser.add_argument("--seconds", type=float, default=6)

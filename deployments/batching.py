@@ -7,6 +7,7 @@ dropped because its caller has gone.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -116,16 +117,19 @@ class Batcher(Generic[T, R]):
         costs: Sequence[int],
         lane: Lane = "interactive",
         times: Times | None = None,
+        timeout_s: float = math.inf,
     ) -> list[R | Exception]:
         """Queue items and wait for all their results, in order; an item's failure is a value.
 
         Cancelling the call drops the items that the device has not begun. `times` is filled in.
+        An item that would not be done within `timeout_s` may get a DeadlineError and not run.
         """
         if not items:
             return []
-        job: Job[T, R] = Job(len(items), times or Times(), self._clock())
+        now_s, call_cost = self._clock(), sum(costs)
+        job: Job[T, R] = Job(len(items), times or Times(), now_s)
         entries = [
-            self.queue.push(Place(job, index, item), cost, lane)
+            self.queue.push(Place(job, index, item), cost, lane, call_cost, now_s + timeout_s)
             for index, (item, cost) in enumerate(zip(items, costs, strict=True))
         ]
         if self._worker is None:
@@ -147,12 +151,21 @@ class Batcher(Generic[T, R]):
 
     async def _work(self) -> None:
         while True:
+            self._expire()
             batch = self.queue.take()
             if not batch:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             await self._run_batch(batch)
+
+    def _expire(self) -> None:
+        """Refuse what waits too long to be done in time, at the pace of the last batches."""
+        pace = self.progress.per_s()
+        if pace > 0:
+            for entry in self.queue.expire(self._clock(), pace):
+                late = DeadlineError("the device will not come to it in time; send less, or retry")
+                entry.payload.job.settle(entry.payload.index, late)
 
     async def _run_batch(self, batch: list[Entry[Place[T, R]]]) -> None:
         """Run a batch and settle each of its items; on an error, run its halves."""

@@ -1,22 +1,26 @@
 """The order in which waiting work is taken: two lanes, oldest first, small items not held up.
 
 Rules, each kept by `WorkQueue.take`, which fills one batch up to a cost budget:
-1. Small items may use a quarter of a batch ahead of older large ones, so that a query never waits
-   for a queue of documents.
+1. Items of small calls may use a quarter of a batch ahead of older ones of large calls, so that a
+   query never waits for a queue of documents, nor for the many items of one call.
 2. An item that younger ones went ahead of is first in the next batch of its lane: none starves.
 3. Otherwise the oldest goes first; a younger one goes ahead only where the older does not fit.
 4. Bulk fills what interactive leaves. While both wait, bulk earns `bulk_share` of every batch as
    credit, and goes first as soon as the credit covers its oldest item.
+5. While more waits than a batch holds, `WorkQueue.expire` gives up the oldest items whose callers
+   would be gone before they are done, so that a device has time for those it can still answer.
 """
 
+import math
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 Lane = Literal["interactive", "bulk"]
 T = TypeVar("T")
 
-SMALL_SHARE = 1 / 16  # an item up to this share of a batch is small
+SMALL_SHARE = 1 / 16  # a call up to this share of a batch is small
 EXPRESS_SHARE = 1 / 4  # of a batch that small items may take ahead of their turn
 LOOK_AHEAD = 64  # items that do not fit, passed over before a batch is closed
 
@@ -29,6 +33,8 @@ class Entry(Generic[T]):
     cost: int
     lane: Lane
     number: int
+    is_small: bool
+    expires_s: float = math.inf
     dropped: bool = False
 
 
@@ -54,8 +60,7 @@ class _Room(Generic[T]):
 class _LaneQueue(Generic[T]):
     """One lane: small and large entries apart, each in order of arrival."""
 
-    def __init__(self, small_cost: int) -> None:
-        self._small_cost = small_cost
+    def __init__(self) -> None:
         self._small: deque[Entry[T]] = deque()
         self._large: deque[Entry[T]] = deque()
         self._overdue = 0  # number of the entry that younger ones went ahead of
@@ -63,15 +68,23 @@ class _LaneQueue(Generic[T]):
     def push(self, entry: Entry[T]) -> None:
         self._queue_of(entry).append(entry)
 
+    def expired(self, ends_s: Callable[[Entry[T]], float]) -> Entry[T] | None:
+        """Return one that is the oldest of its size and would end too late, if there is one."""
+        return next((entry for entry in self._heads() if entry.expires_s < ends_s(entry)), None)
+
     def head(self) -> Entry[T] | None:
-        """Return the oldest live entry; dropped ones leave the queues here."""
+        """Return the oldest live entry."""
+        return min(self._heads(), key=lambda entry: entry.number, default=None)
+
+    def _heads(self) -> list[Entry[T]]:
+        """Return the oldest live entry of each size; dropped ones leave the queues here."""
         heads = []
         for queue in (self._small, self._large):
             while queue and queue[0].dropped:
                 queue.popleft()
             if queue:
                 heads.append(queue[0])
-        return min(heads, key=lambda entry: entry.number, default=None)
+        return heads
 
     def fill(self, room: _Room[T], express_cost: int) -> None:
         """Move entries into the batch by the rules of this module."""
@@ -86,7 +99,7 @@ class _LaneQueue(Generic[T]):
         self._overdue = left.number if left and passed else 0
 
     def _queue_of(self, entry: Entry[T]) -> deque[Entry[T]]:
-        return self._small if entry.cost <= self._small_cost else self._large
+        return self._small if entry.is_small else self._large
 
     def _express(self, room: _Room[T], express_cost: int) -> None:
         while self.head() and self._small and self._small[0].cost <= express_cost:
@@ -116,16 +129,21 @@ class WorkQueue(Generic[T]):
         self._bulk_share = bulk_share
         self._bulk_credit = 0.0
         self._arrivals = 0
-        small_cost = max(1, int(max_cost * SMALL_SHARE))
-        self._lanes: dict[Lane, _LaneQueue[T]] = {
-            "interactive": _LaneQueue(small_cost),
-            "bulk": _LaneQueue(small_cost),
-        }
+        self._small_cost = max(1, int(max_cost * SMALL_SHARE))
+        self._lanes: dict[Lane, _LaneQueue[T]] = {"interactive": _LaneQueue(), "bulk": _LaneQueue()}
 
-    def push(self, payload: T, cost: int, lane: Lane = "interactive") -> Entry[T]:
-        """Queue one item."""
+    def push(
+        self,
+        payload: T,
+        cost: int,
+        lane: Lane = "interactive",
+        call_cost: int = 0,
+        expires_s: float = math.inf,
+    ) -> Entry[T]:
+        """Queue one item of a call of `call_cost` in all; nobody waits for it after `expires_s`."""
         self._arrivals += 1
-        entry = Entry(payload, cost, lane, self._arrivals)
+        is_small = max(cost, call_cost) <= self._small_cost
+        entry = Entry(payload, cost, lane, self._arrivals, is_small, expires_s)
         self._lanes[lane].push(entry)
         self.waiting_items += 1
         self.waiting_cost += cost
@@ -136,6 +154,17 @@ class WorkQueue(Generic[T]):
         if not entry.dropped:
             entry.dropped = True
             self._leave(entry)
+
+    def expire(self, now_s: float, cost_per_s: float) -> Iterator[Entry[T]]:
+        """Drop and yield the oldest entries that would be done too late, down to a full batch."""
+
+        def ends_s(entry: Entry[T]) -> float:
+            return now_s + max(self.max_cost, entry.cost) / cost_per_s
+
+        for lane in self._lanes.values():
+            while self.waiting_cost > self.max_cost and (entry := lane.expired(ends_s)):
+                self.drop(entry)
+                yield entry
 
     def take(self) -> list[Entry[T]]:
         """Remove and return the entries of the next batch; empty if nothing waits.

@@ -26,7 +26,7 @@ class TextTower:
         self._guard: FiniteGuard[TokenIds] = FiniteGuard(self._in_float32)
         self._batcher: Batcher[TokenIds, Row] = Batcher(
             self._run,
-            config.text.max_batch_tokens,
+            self._device.batch_cost(config.text.max_batch_tokens),
             config.text.max_batch_sequences,
             after_batch=self._metrics.after_batch,
         )
@@ -61,9 +61,9 @@ class TextTower:
     async def _embed(self, chunk: TextChunk) -> TowerRows:
         texts = chunk.texts()
         costs = [len(ids) for ids in texts]
-        times = Times()
-        submitted = self._batcher.submit(texts, costs, chunk.terms.lane, times)
-        results = await within(chunk.terms, submitted)
+        times, terms = Times(), chunk.terms
+        submitted = self._batcher.submit(texts, costs, terms.lane, times, terms.timeout_s)
+        results = await within(terms, submitted)
         width = self._device.model.width
         return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
 

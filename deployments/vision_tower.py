@@ -36,8 +36,9 @@ class VisionTower:
         self._metrics = TowerMetrics("images")
         self._device = Device(config, "vision")
         self._guard: FiniteGuard[Picture] = FiniteGuard(self._in_float32)
+        at_once = self._device.batch_cost(images)
         self._batcher: Batcher[Picture, Row] = Batcher(
-            self._run, images, images, after_batch=self._metrics.after_batch
+            self._run, at_once, at_once, after_batch=self._metrics.after_batch
         )
         self._decoders = ThreadPoolExecutor(config.vision.decode_threads, "decode")
         # Decoded pictures are large: of each lane, about two batches are ahead of the device.
@@ -83,7 +84,8 @@ class VisionTower:
         return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
 
     async def _decode_and_run(self, chunk: ImageChunk, times: Times) -> list[Row | Exception]:
-        async with self._ahead[chunk.terms.lane]:
+        arrived_s, terms = time.perf_counter(), chunk.terms
+        async with self._ahead[terms.lane]:
             start_s = time.perf_counter()
             decoded = await asyncio.get_running_loop().run_in_executor(
                 self._decoders, self._device.model.decode_images, chunk.images, self._max_pixels
@@ -91,7 +93,8 @@ class VisionTower:
             self._metrics.decoded(time.perf_counter() - start_s)
             pictures = list(decoded.pixels)
             costs = [1] * len(pictures)
-            rows = await self._batcher.submit(pictures, costs, chunk.terms.lane, times)
+            left_s = terms.timeout_s - (time.perf_counter() - arrived_s)
+            rows = await self._batcher.submit(pictures, costs, terms.lane, times, left_s)
         results: dict[int, Row | Exception] = dict(zip(decoded.kept, rows, strict=True))
         results |= decoded.failures
         return [results[index] for index in range(len(chunk.images))]

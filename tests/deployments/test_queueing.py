@@ -43,6 +43,17 @@ def test_a_query_does_not_wait_for_a_queue_of_documents():
     assert 0 in batch
 
 
+def test_a_query_does_not_wait_for_the_many_texts_of_one_call():
+    """Texts as short as the query itself do not count as small when they come by the hundred."""
+    queue: WorkQueue[int] = WorkQueue(512, 512)
+    for number in range(100):
+        queue.push(number, 12, call_cost=1200)
+    query = queue.push(100, 12, call_cost=12)
+    assert query in queue.take()
+    alone = queue.push(101, 12)
+    assert alone in queue.take()
+
+
 def test_small_items_leave_three_quarters_of_a_batch_to_their_elders():
     """A crowd of queries takes at most a quarter ahead of an older document."""
     queue = queue_of(12000, *[100] * 1000)
