@@ -41,7 +41,8 @@ from PIL import Image
 from benchmarks.machine import describe
 from benchmarks.processes import descendants
 from deployments.model import ClipModel
-from deployments.model.runners import TokenIds, text_batches
+from deployments.model.parts import text_batches
+from deployments.model.tokenizer import TokenIds
 from serve_app.gallery import phrases, pictures
 
 MEDIAN_WORDS = 27  # about 67 tokens

@@ -28,7 +28,7 @@ import torch
 from benchmarks import machine, random_checkpoint, workloads
 from deployments.model import ClipModel
 from deployments.model.output import Rows, finish
-from deployments.model.runners import TokenIds
+from deployments.model.tokenizer import TokenIds
 
 EQUAL_LENGTHS = (32, 128, 512, 8192)
 JPEG_SIZES = ((640, 480), (1280, 960), (4000, 3000))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deployments.model.architecture import Architecture, TextArchitecture, VisionArchitecture
 from deployments.model.image import Pixels
-from deployments.model.runners import TokenIds
+from deployments.model.tokenizer import TokenIds
 
 # Log-normal lengths with a median of 67 tokens and a mean of about 123.
 MIX_MEDIAN_TOKENS = 67

@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from deployments.model import compilation, decode, loading
-from deployments.model.architecture import Architecture
 from deployments.model.checkpoint import Checkpoint
 from deployments.model.decode import Decoded, Decoder, Encoded
 from deployments.model.errors import ImageError, OptionError
 from deployments.model.fingerprint import tower_digest
 from deployments.model.image import MAX_PIXELS, Pixels
 from deployments.model.output import Rows, check_dimensions, finish
-from deployments.model.runners import Pending, Runner, TokenIds, text_batches
+from deployments.model.parts import text_batches
+from deployments.model.runners import Pending, Runner
 from deployments.model.source import WEIGHTS
-from deployments.model.tokenizer import TextTokenizer
+from deployments.model.tokenizer import TextTokenizer, TokenIds
 from deployments.model.warmup import WarmUp, warm_text, warm_vision
 
 logger = logging.getLogger(__name__)
@@ -53,17 +53,16 @@ class ClipModel:
         vision: Runner[Pixels | Tensor] | None,
         choices: dict[str, str],
     ) -> None:
-        self.architecture: Architecture = checkpoint.architecture
+        self.architecture = arch = checkpoint.architecture
         self.logit_scale = checkpoint.logit_scale()
-        self.tokenizer = TextTokenizer(checkpoint.folder, checkpoint.architecture.text)
+        self.tokenizer = TextTokenizer(checkpoint.folder, arch.text)
         runners = {"text": text, "vision": vision}
         self.choices = choices | {f"{k}_attention": x.attention for k, x in runners.items() if x}
         self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, self.choices)
         self._device = device
         self._text = text
         self._vision = vision
-        image_size = self.architecture.vision.image_size
-        self._decoder = Decoder(image_size, device, choices["image_decode"])
+        self._decoder = Decoder(arch.vision.image_size, device, choices["image_decode"])
 
     @classmethod
     def load(

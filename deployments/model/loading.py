@@ -13,15 +13,16 @@ from deployments.model.checkpoint import Checkpoint
 from deployments.model.compilation import keep_caches
 from deployments.model.errors import OptionError
 from deployments.model.image import Pixels
+from deployments.model.linear import arrange
 from deployments.model.runners import (
     ReferenceRunner,
     Runner,
     TextRunner,
-    TokenIds,
     VisionRunner,
     inference,
 )
 from deployments.model.text import TextTower
+from deployments.model.tokenizer import TokenIds
 from deployments.model.vision import CUDA_MLP_MULTIPLE, VisionTower
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,6 +90,8 @@ def load_text(
     fill(tower, checkpoint.text_weights(), place)
     if compiles:
         tower.compile_blocks()
+    else:
+        arrange(tower)
     # SDPA asks the device for the lengths of the texts, which no graph can.
     captures = on_gpu and compiles and "sdpa" not in str(names)
     return TextRunner(tower, place.device, str(names), captures)
@@ -118,6 +121,8 @@ def load_vision(
     fill(tower, checkpoint.vision_weights(), place)
     if compiles:
         tower.compile_blocks()
+    else:
+        arrange(tower)
     return VisionRunner(tower, place.device, name, on_gpu and compiles)
 
 

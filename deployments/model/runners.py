@@ -18,18 +18,12 @@ from deployments.model import graphs
 from deployments.model.errors import OptionError, TextTooLongError
 from deployments.model.image import Pixels
 from deployments.model.output import Rows
+from deployments.model.parts import CPU_TOKENS, filling, text_batches
 from deployments.model.text import PackedTexts, TextTower, pack
+from deployments.model.tokenizer import TokenIds
 from deployments.model.vision import VisionTower
 
-TokenIds = NDArray[np.int32]
 Batch = TypeVar("Batch", contravariant=True)
-
-# A CPU is 1.25 times as fast in parts of 2,048 or 4,096 tokens as in one of 16,384: what a layer
-# gives the next stays near, and is taken from the heap instead of being mapped anew.
-CPU_TOKENS = 2048
-# For each new number of tokens oneDNN makes kernels anew, and keeps them: 8 ms and 2.5 MB for the
-# shipped checkpoint. So batches on a CPU are filled up to one of 16 sizes to each power of 2.
-CPU_SIZES = 16
 
 
 @dataclass(frozen=True)
@@ -217,12 +211,6 @@ class VisionRunner:
         return staged
 
 
-def filling(tokens: int) -> int:
-    """Return how many tokens a batch on a CPU lacks to one of the sizes that are used there."""
-    step = max(1, (1 << tokens.bit_length()) // (2 * CPU_SIZES))
-    return -tokens % step
-
-
 @contextmanager
 def inference(device: torch.device) -> Iterator[None]:
     """Run without gradients, with streams and events on the device."""
@@ -232,20 +220,3 @@ def inference(device: torch.device) -> Iterator[None]:
                 yield
         else:
             yield
-
-
-def text_batches(
-    token_ids: Sequence[TokenIds], max_sequences: int, max_tokens: int
-) -> Iterator[list[int]]:
-    """Yield indices, longest texts first, within the sequence and token budgets."""
-    batch: list[int] = []
-    tokens = 0
-    for index in sorted(range(len(token_ids)), key=lambda i: -len(token_ids[i])):
-        length = len(token_ids[index])
-        if batch and (len(batch) == max_sequences or tokens + length > max_tokens):
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += length
-    if batch:
-        yield batch

@@ -13,7 +13,8 @@ from torch import Tensor
 from deployments.model import memory
 from deployments.model.architecture import TextArchitecture, VisionArchitecture
 from deployments.model.image import Pixels
-from deployments.model.runners import Runner, TokenIds
+from deployments.model.runners import Runner
+from deployments.model.tokenizer import TokenIds
 
 
 @dataclass(frozen=True)

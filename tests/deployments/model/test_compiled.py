@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from deployments.model import ClipModel, linear, memory
+from deployments.model import ClipModel, memory
 from deployments.model.attention import PackedKernels, Segments, packed_attention
 from deployments.model.checkpoint import Checkpoint
 from deployments.model.compilation import resolve
 from deployments.model.errors import OptionError, TextTooLongError
 from deployments.model.graphs import Bucket, fitting, text_buckets
-from deployments.model.linear import Linear
 from deployments.model.loading import Place, fill
-from deployments.model.runners import TextRunner, text_batches
+from deployments.model.parts import text_batches
+from deployments.model.runners import TextRunner
 from deployments.model.text import Layer, TextTower, mean_pool, pack
 from deployments.model.vision import PaddedLayerNorm, VisionTower
 from deployments.model.warmup import text_batches as warm_batches
@@ -136,17 +136,6 @@ def test_the_padded_norm_keeps_the_statistics_of_the_true_width():
     torch.testing.assert_close(padded(x)[:, :10], exact, atol=1e-5, rtol=0)
     naive = nn.functional.layer_norm(x, (16,), eps=1e-6)[:, :10]
     assert (naive - exact).abs().max() > 0.1
-
-
-def test_the_linear_layer_equals_torchs_own(monkeypatch: pytest.MonkeyPatch):
-    """Both libraries give the same product, whichever this build of torch has."""
-    layer = Linear(24, 40)
-    x = torch.randn(7, 24)
-    expected = (x.double() @ layer.weight.double().T + layer.bias.double()).detach()
-    with torch.inference_mode():
-        torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=0)
-        monkeypatch.setattr(linear, "ONEDNN", False)
-        torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=0)
 
 
 def test_mean_pooling_averages_each_text_in_float32():
