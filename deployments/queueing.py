@@ -1,8 +1,9 @@
 """The order in which waiting work is taken: two lanes, oldest first, small items not held up.
 
 Rules, each kept by `WorkQueue.take`, which fills one batch up to a cost budget:
-1. Items of small calls may use a quarter of a batch ahead of older ones of large calls, so that a
-   query never waits for a queue of documents, nor for the many items of one call.
+1. Interactive items of small calls that wait among others go in a batch of their own, up to a
+   quarter of a full one and every other batch at most. So a query waits neither for a queue of
+   documents nor for the many items of one call, and is not computed with them.
 2. An item that younger ones went ahead of is first in the next batch of its lane: none starves.
 3. Otherwise the oldest goes first; a younger one goes ahead only where the older does not fit.
 4. Bulk fills what interactive leaves. While both wait, bulk earns `bulk_share` of every batch as
@@ -21,7 +22,7 @@ Lane = Literal["interactive", "bulk"]
 T = TypeVar("T")
 
 SMALL_SHARE = 1 / 16  # a call up to this share of a batch is small
-EXPRESS_SHARE = 1 / 4  # of a batch that small items may take ahead of their turn
+EXPRESS_SHARE = 1 / 4  # of a full batch, the most that small items take ahead of their turn
 LOOK_AHEAD = 64  # items that do not fit, passed over before a batch is closed
 
 
@@ -86,13 +87,21 @@ class _LaneQueue(Generic[T]):
                 heads.append(queue[0])
         return heads
 
-    def fill(self, room: _Room[T], express_cost: int) -> None:
+    def small_among_large(self) -> bool:
+        """Tell whether entries of both sizes wait."""
+        return len(self._heads()) == 2
+
+    def fill_with_small(self, room: _Room[T]) -> None:
+        """Move the oldest small entries into a batch of their own."""
+        while self._heads() and self._small and room.take(self._small):
+            pass
+
+    def fill(self, room: _Room[T]) -> None:
         """Move entries into the batch by the rules of this module."""
         first = len(room.taken)
         head = self.head()
         if head is not None and head.number == self._overdue:
             room.take(self._queue_of(head))
-        self._express(room, express_cost)
         self._oldest_first(room)
         left = self.head()
         passed = left and any(entry.number > left.number for entry in room.taken[first:])
@@ -100,13 +109,6 @@ class _LaneQueue(Generic[T]):
 
     def _queue_of(self, entry: Entry[T]) -> deque[Entry[T]]:
         return self._small if entry.is_small else self._large
-
-    def _express(self, room: _Room[T], express_cost: int) -> None:
-        while self.head() and self._small and self._small[0].cost <= express_cost:
-            cost = self._small[0].cost
-            if not room.take(self._small):
-                return
-            express_cost -= cost
 
     def _oldest_first(self, room: _Room[T]) -> None:
         passed: list[Entry[T]] = []
@@ -128,6 +130,7 @@ class WorkQueue(Generic[T]):
         self.waiting_cost = 0
         self._bulk_share = bulk_share
         self._bulk_credit = 0.0
+        self._was_express = False
         self._arrivals = 0
         self._small_cost = max(1, int(max_cost * SMALL_SHARE))
         self._lanes: dict[Lane, _LaneQueue[T]] = {"interactive": _LaneQueue(), "bulk": _LaneQueue()}
@@ -171,6 +174,24 @@ class WorkQueue(Generic[T]):
 
         An entry dearer than the whole budget goes alone, so that it cannot block the queue.
         """
+        room = self._express() or self._regular()
+        for entry in room.taken:
+            entry.dropped = True  # taken: a later drop must not count it again
+            self._leave(entry)
+        return room.taken
+
+    def _express(self) -> _Room[T] | None:
+        """Fill a batch with small interactive entries alone, if it is their turn."""
+        lane, bulk = self._lanes["interactive"], self._lanes["bulk"].head()
+        self._was_express = not self._was_express and (
+            lane.small_among_large() or (lane.head() is not None and bulk is not None)
+        )
+        room: _Room[T] = _Room(int(self.max_cost * EXPRESS_SHARE), self.max_items)
+        if self._was_express:
+            lane.fill_with_small(room)
+        return room if room.taken else None
+
+    def _regular(self) -> _Room[T]:
         interactive, bulk = (self._lanes[lane].head() for lane in ("interactive", "bulk"))
         room: _Room[T] = _Room(self.max_cost, self.max_items)
         if interactive and bulk:
@@ -183,19 +204,14 @@ class WorkQueue(Generic[T]):
             head = lane.head()
             if head and head.cost > self.max_cost and not room.taken:
                 room = _Room(head.cost, 1)
-                lane.fill(room, express_cost=0)
-            else:
-                lane.fill(room, int(self.max_cost * EXPRESS_SHARE))
-        for entry in room.taken:
-            entry.dropped = True  # taken: a later drop must not count it again
-            self._leave(entry)
-        return room.taken
+            lane.fill(room)
+        return room
 
     def _fill_from_credit(self, room: _Room[T]) -> None:
         """Let bulk spend its credit before interactive chooses."""
         part: _Room[T] = _Room(min(int(self._bulk_credit), room.cost), room.items)
         spendable = part.cost
-        self._lanes["bulk"].fill(part, spendable)
+        self._lanes["bulk"].fill(part)
         spent = spendable - part.cost
         self._bulk_credit -= spent
         room.cost -= spent

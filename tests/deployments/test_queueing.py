@@ -38,9 +38,8 @@ def test_items_per_batch_are_bounded_too():
 def test_a_query_does_not_wait_for_a_queue_of_documents():
     """A 10-token text behind 50 texts of 8192 tokens is in the very next batch."""
     queue = queue_of(*[8192] * 50, 10)
-    batch = taken(queue)
-    assert 50 in batch
-    assert 0 in batch
+    assert taken(queue) == [50]
+    assert taken(queue) == [0, 1]
 
 
 def test_a_query_does_not_wait_for_the_many_texts_of_one_call():
@@ -49,17 +48,27 @@ def test_a_query_does_not_wait_for_the_many_texts_of_one_call():
     for number in range(100):
         queue.push(number, 12, call_cost=1200)
     query = queue.push(100, 12, call_cost=12)
-    assert query in queue.take()
-    alone = queue.push(101, 12)
-    assert alone in queue.take()
+    assert queue.take() == [query]
+    other = queue.push(101, 12, call_cost=12)
+    assert other not in queue.take()  # every other batch is the others'
+    assert queue.take() == [other]
 
 
-def test_small_items_leave_three_quarters_of_a_batch_to_their_elders():
-    """A crowd of queries takes at most a quarter ahead of an older document."""
+def test_a_crowd_of_queries_takes_a_quarter_of_every_other_batch():
+    """The older document comes second, however many queries there are."""
     queue = queue_of(12000, *[100] * 1000)
-    batch = queue.take()
-    assert 0 in [entry.payload for entry in batch]
-    assert sum(entry.cost for entry in batch) > BUDGET - 100
+    first, second, third = queue.take(), queue.take(), queue.take()
+    assert 0 not in [entry.payload for entry in first]
+    assert BUDGET / 4 - 100 < sum(entry.cost for entry in first) <= BUDGET / 4
+    assert 0 in [entry.payload for entry in second]
+    assert sum(entry.cost for entry in second) > BUDGET - 100
+    assert sum(entry.cost for entry in third) > BUDGET - 100
+
+
+def test_queries_among_themselves_share_full_batches():
+    """Where nothing large waits there is nobody to go ahead of."""
+    queue = queue_of(*[100] * 1000)
+    assert sum(entry.cost for entry in queue.take()) > BUDGET - 100
 
 
 def test_an_item_that_was_passed_over_is_first_next_time():
@@ -74,7 +83,7 @@ def test_an_item_that_was_passed_over_is_first_next_time():
 def test_an_item_over_the_budget_goes_alone():
     """It cannot block the queue."""
     queue = queue_of(500, 1, max_cost=100)
-    assert [taken(queue), taken(queue), taken(queue)] == [[0], [1], []]
+    assert [taken(queue), taken(queue), taken(queue)] == [[1], [0], []]
 
 
 def test_a_dropped_item_is_never_taken():
