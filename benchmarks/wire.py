@@ -20,7 +20,10 @@ import torch
 from benchmarks.machine import describe
 from deployments.answer import Embeddings, Usage
 from deployments.config import AppConfig
+from deployments.model.architecture import Architecture
 from deployments.model.output import finish
+from deployments.model.source import DEMO
+from deployments.model.tokenizer import TextTokenizer
 from serve_app import arrow, wire
 from serve_app.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
@@ -62,13 +65,18 @@ def rendering(width: int) -> list[dict[str, object]]:
     return results
 
 
-def parsing(served: Served) -> list[dict[str, object]]:
-    """Time the reading of requests; milliseconds and bytes."""
+def parsing(served: Served, tokenizer: TextTokenizer) -> list[dict[str, object]]:
+    """Time the reading of requests and what the tokenizer takes for them; milliseconds, bytes."""
     results: list[dict[str, object]] = []
     for num_rows in ROWS:
         body = request(num_rows)
-        milliseconds = median_ms(partial(wire.parse, body, served))
-        results.append({"rows": num_rows, "ms": round(milliseconds, 3), "bytes": len(body)})
+        texts = json.loads(body)["input"]
+        timed = {
+            "ms": median_ms(partial(wire.parse, body, served)),
+            "tokenise_ms": median_ms(partial(tokenizer.encode_each, texts)),
+        }
+        rounded = {name: round(value, 3) for name, value in timed.items()}
+        results.append({"rows": num_rows, **rounded, "bytes": len(body)})
     return results
 
 
@@ -136,13 +144,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    from deployments.model.architecture import Architecture
-    from deployments.model.source import DEMO
-
+    architecture = Architecture.read(DEMO)
+    tokenizer = TextTokenizer(DEMO, architecture.text)
     found = {
         "machine": describe(torch.device("cpu")),
         "rendering": rendering(arguments.width),
-        "parsing": parsing(Served(CONFIG, Architecture.read(DEMO))),
+        "parsing": parsing(Served(CONFIG, architecture), tokenizer),
         "shares": shares(arguments.requests),
     }
     if arguments.json:
