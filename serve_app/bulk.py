@@ -150,6 +150,8 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
     """Use the cluster at an address or the Ray that runs already, or start one for the time."""
     import ray
 
+    from deployments.work import ServiceError
+
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if ray.is_initialized():
         yield
@@ -161,7 +163,10 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
             num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )
     else:
-        ray.init(address, logging_level=logging.ERROR)
+        try:
+            ray.init(address, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ServiceError(f"no Ray cluster answers at {address}: {error}") from error
     try:
         yield
     finally:
