@@ -108,7 +108,7 @@ class TextTowerConfig(TowerConfig):
     """The text tower; its cost is tokens."""
 
     max_batch_tokens: PositiveInt = 16384
-    """Most tokens that the device runs at once; a CPU takes at most 512, which is as fast."""
+    """Most tokens that the device runs at once; a CPU takes at most 512, so that others wait less."""
     max_batch_sequences: PositiveInt = 512
 
 
@@ -116,7 +116,7 @@ class VisionTowerConfig(TowerConfig):
     """The vision tower; its cost is images."""
 
     max_batch_images: PositiveInt = 32
-    """Most images that the device runs at once; a CPU takes at most 8, which is as fast."""
+    """Most images that the device runs at once; a CPU takes at most 8, so that others wait less."""
     decode_threads: PositiveInt = 4
 
 

@@ -183,12 +183,10 @@ class WorkQueue(Generic[T]):
     def _express(self) -> _Room[T] | None:
         """Fill a batch with small interactive entries alone, if it is their turn."""
         lane, bulk = self._lanes["interactive"], self._lanes["bulk"].head()
-        self._was_express = not self._was_express and (
-            lane.small_among_large() or (lane.head() is not None and bulk is not None)
-        )
         room: _Room[T] = _Room(int(self.max_cost * EXPRESS_SHARE), self.max_items)
-        if self._was_express:
+        if not self._was_express and (lane.small_among_large() or bulk is not None):
             lane.fill_with_small(room)
+        self._was_express = bool(room.taken)
         return room if room.taken else None
 
     def _regular(self) -> _Room[T]:

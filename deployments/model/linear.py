@@ -16,8 +16,8 @@ class Linear(nn.Linear):
     def arrange(self) -> None:
         """Keep the weight only in the order in which oneDNN reads it, where that is used.
 
-        Otherwise every call puts it into that order: a tenth of the time of a large batch, and a
-        third of that of a single query.
+        Otherwise every call puts it into that order: 2 to 3% of the time of a large batch, and a
+        third of that of a single query (benchmarks/README.md).
         """
         if ONEDNN and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu":
             self._arranged = torch.ops.mkldnn._reorder_linear_weight(self.weight)

@@ -54,6 +54,15 @@ def test_a_query_does_not_wait_for_the_many_texts_of_one_call():
     assert queue.take() == [other]
 
 
+def test_a_query_has_its_turn_where_none_waited_before():
+    """A batch of documents and bulk work alone does not use up the turn of the next query."""
+    queue = queue_of(*[8192] * 4)
+    queue.push(9, 8192, "bulk")
+    assert taken(queue) == [0, 1]
+    query = queue.push(10, 10)
+    assert queue.take() == [query]
+
+
 def test_a_crowd_of_queries_takes_a_quarter_of_every_other_batch():
     """The older document comes second, however many queries there are."""
     queue = queue_of(12000, *[100] * 1000)
