@@ -108,7 +108,7 @@ class TextTowerConfig(TowerConfig):
     """The text tower; its cost is tokens."""
 
     max_batch_tokens: PositiveInt = 16384
-    """Most tokens that the device runs at once; a CPU takes at most 512, so that others wait less."""
+    """Most tokens that the device runs at once; a CPU takes 512 at most, to keep waits short."""
     max_batch_sequences: PositiveInt = 512
 
 
