@@ -1,4 +1,4 @@
-"""One tower of the model on one device, driven by one thread; what both tower deployments share."""
+"""One tower of the model on one device, driven by its thread; what both tower deployments share."""
 
 import asyncio
 import gc
@@ -31,6 +31,7 @@ LONG_TOKENS = {"cpu": 256, "cuda": 1536}  # a GPU may have another kernel for lo
 TRIM_PERIOD_S = 10.0
 # In one thread a CPU does 97% of its best at these, in two 86%; but who comes next waits less.
 CPU_BATCH = {"text": 512, "vision": 8}
+CPU_EXPRESS = {"text": 128, "vision": 2}  # run beside a batch, which keeps most of the CPU
 
 
 class Device:
@@ -46,6 +47,7 @@ class Device:
         self._config = config
         self._tower: Literal["text", "vision"] = tower
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._express_thread = ThreadPoolExecutor(1, thread_name_prefix="express")
         self._fault: str | None = None
         self._trimmed_s = time.monotonic()
         self.model, self.selfcheck = self._thread.submit(self._start).result()
@@ -61,6 +63,12 @@ class Device:
             self._thread, self._call, function, args, kwargs
         )
 
+    async def run_express(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function beside what `run` runs; see `run` for errors."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._express_thread, self._call, function, args, kwargs
+        )
+
     @cached_property
     def float32(self) -> "ClipModel":
         """The same tower in float32, loaded when first needed; use it on the device's thread."""
@@ -68,8 +76,11 @@ class Device:
 
     def batch_cost(self, limit: int) -> int:
         """Return the tokens or images to run at once: the limit, or less where that is as fast."""
-        on_cpu = self.model.choices["device"] == "cpu"
-        return min(limit, CPU_BATCH[self._tower]) if on_cpu else limit
+        return min(limit, CPU_BATCH[self._tower]) if self._is_cpu else limit
+
+    def express_cost(self) -> int:
+        """Return the tokens or images that may run beside a batch; 0 where that has no use."""
+        return CPU_EXPRESS[self._tower] if self._is_cpu else 0
 
     def check_health(self) -> None:
         """Raise RuntimeError once the device is lost or gives other rows than it should."""
@@ -94,6 +105,10 @@ class Device:
         check = SelfCheck(partial(watched.cosine, embed), self._config.model.canary_period_s)
         check.accept(float(np.min(cosines)))  # NaN if one is
         return model, check
+
+    @property
+    def _is_cpu(self) -> bool:
+        return self.model.choices["device"] == "cpu"
 
     def _is_plain(self, model: "ClipModel") -> bool:
         """Tell whether the tower runs as its float32 original does, so that there is no other."""
@@ -152,6 +167,6 @@ class Device:
         from deployments.model import memory
 
         now_s = time.monotonic()
-        if self.model.choices["device"] == "cpu" and now_s > self._trimmed_s + TRIM_PERIOD_S:
+        if self._is_cpu and now_s > self._trimmed_s + TRIM_PERIOD_S:
             memory.trim()
             self._trimmed_s = now_s

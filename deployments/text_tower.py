@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from ray import serve
 
 from deployments.answer import TowerAnswers
-from deployments.batching import Batcher, Times, within
+from deployments.batching import Times, within
 from deployments.coalescing import answer_each
 from deployments.config import AppConfig
 from deployments.device import Device
+from deployments.express import ExpressBatcher
 from deployments.finite import FiniteGuard
 from deployments.metrics import TowerMetrics
 from deployments.model.output import Row
@@ -24,11 +25,12 @@ class TextTower:
         self._metrics = TowerMetrics("tokens")
         self._device = Device(config, "text")
         self._guard: FiniteGuard[TokenIds] = FiniteGuard(self._in_float32)
-        self._batcher: Batcher[TokenIds, Row] = Batcher(
-            self._run,
-            self._device.batch_cost(config.text.max_batch_tokens),
+        self._batcher: ExpressBatcher[TokenIds, Row] = ExpressBatcher.on(
+            self._device,
+            self._forward,
+            config.text.max_batch_tokens,
             config.text.max_batch_sequences,
-            after_batch=self._metrics.after_batch,
+            self._metrics.after_batch,
         )
 
     async def embed(self, chunks: Sequence[TextChunk]) -> TowerAnswers:
@@ -47,7 +49,7 @@ class TextTower:
         """Report this replica's queue and pace to the autoscaling policy."""
         return {
             "queued_tokens": float(self._batcher.outstanding_cost),
-            "tokens_per_s": float(self._batcher.progress.per_s()),
+            "tokens_per_s": float(self._batcher.regular.progress.per_s()),
         }
 
     def check_health(self) -> None:
@@ -56,7 +58,7 @@ class TextTower:
         self._device.check_health()
         if not self._device.selfcheck.running:  # a batch may wait for it, which is not stuck
             self._batcher.check_health()
-        self._metrics.sample(self._batcher, self._guard, self._batcher.outstanding_cost)
+        self._metrics.sample(self._batcher.regular, self._guard, self._batcher.outstanding_cost)
 
     async def _embed(self, chunk: TextChunk) -> TowerRows:
         texts = chunk.texts()
@@ -66,9 +68,6 @@ class TextTower:
         results = await within(terms, submitted)
         width = self._device.model.width
         return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
-
-    async def _run(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
-        return await self._device.run(self._forward, texts)
 
     def _forward(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
         return self._guard.check(texts, self._device.model.embed_tokens(texts))

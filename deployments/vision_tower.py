@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Union
 from ray import serve
 
 from deployments.answer import TowerAnswers
-from deployments.batching import Batcher, Times, within
+from deployments.batching import Times, within
 from deployments.coalescing import answer_each
 from deployments.config import AppConfig
 from deployments.device import Device
+from deployments.express import ExpressBatcher
 from deployments.finite import FiniteGuard
 from deployments.metrics import TowerMetrics
 from deployments.model.image import Pixels
@@ -23,6 +24,7 @@ from deployments.work import ImageChunk, TowerRows
 if TYPE_CHECKING:
     from torch import Tensor
 
+SMALL_IMAGES = 2  # calls of so few do not wait for the decoding of others
 Picture = Union[Pixels, "Tensor"]  # on the host, or on the GPU that decoded it
 
 
@@ -36,17 +38,14 @@ class VisionTower:
         self._metrics = TowerMetrics("images")
         self._device = Device(config, "vision")
         self._guard: FiniteGuard[Picture] = FiniteGuard(self._in_float32)
-        at_once = self._device.batch_cost(images)
-        self._batcher: Batcher[Picture, Row] = Batcher(
-            self._run, at_once, at_once, after_batch=self._metrics.after_batch
+        self._batcher: ExpressBatcher[Picture, Row] = ExpressBatcher.on(
+            self._device, self._forward, images, images, self._metrics.after_batch
         )
         self._decoders = ThreadPoolExecutor(config.vision.decode_threads, "decode")
-        # Decoded pictures are large: of each lane, about two batches are ahead of the device.
+        # Decoded pictures are large: of each kind of call, about two batches are ahead of the device.
         chunks_ahead = max(2, 2 * images // config.router.max_images_per_chunk)
-        self._ahead = {
-            "interactive": asyncio.Semaphore(chunks_ahead),
-            "bulk": asyncio.Semaphore(chunks_ahead),
-        }
+        kinds = "interactive", "small", "bulk"
+        self._ahead = {kind: asyncio.Semaphore(chunks_ahead) for kind in kinds}
         self._outstanding = 0
 
     async def embed(self, chunks: Sequence[ImageChunk]) -> TowerAnswers:
@@ -65,7 +64,7 @@ class VisionTower:
         """Report this replica's queue and pace to the autoscaling policy."""
         return {
             "queued_images": float(self._outstanding),
-            "images_per_s": float(self._batcher.progress.per_s()),
+            "images_per_s": float(self._batcher.regular.progress.per_s()),
         }
 
     def check_health(self) -> None:
@@ -74,7 +73,7 @@ class VisionTower:
         self._device.check_health()
         if not self._device.selfcheck.running:  # a batch may wait for it, which is not stuck
             self._batcher.check_health()
-        self._metrics.sample(self._batcher, self._guard, self._outstanding)
+        self._metrics.sample(self._batcher.regular, self._guard, self._outstanding)
 
     async def _embed(self, chunk: ImageChunk) -> TowerRows:
         with self._counted(len(chunk.images)):
@@ -85,7 +84,8 @@ class VisionTower:
 
     async def _decode_and_run(self, chunk: ImageChunk, times: Times) -> list[Row | Exception]:
         arrived_s, terms = time.perf_counter(), chunk.terms
-        async with self._ahead[terms.lane]:
+        is_small = terms.lane == "interactive" and len(chunk.images) <= SMALL_IMAGES
+        async with self._ahead["small" if is_small else terms.lane]:
             start_s = time.perf_counter()
             decoded = await asyncio.get_running_loop().run_in_executor(
                 self._decoders, self._device.model.decode_images, chunk.images, self._max_pixels
@@ -98,9 +98,6 @@ class VisionTower:
         results: dict[int, Row | Exception] = dict(zip(decoded.kept, rows, strict=True))
         results |= decoded.failures
         return [results[index] for index in range(len(chunk.images))]
-
-    async def _run(self, pictures: list[Picture]) -> Sequence[Row | Exception]:
-        return await self._device.run(self._forward, pictures)
 
     def _forward(self, pictures: list[Picture]) -> Sequence[Row | Exception]:
         return self._guard.check(pictures, self._device.model.embed_pictures(pictures))
