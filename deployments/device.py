@@ -29,8 +29,8 @@ logger = logging.getLogger("ray.serve")
 PLAIN = {"dtype": "float32", "compile": "off", "attention": "sdpa"}
 LONG_TOKENS = {"cpu": 256, "cuda": 1536}  # a GPU may have another kernel for long texts
 TRIM_PERIOD_S = 10.0
-# In one thread a CPU does 97% of its best at these, in two 86%; but who comes next waits less.
-CPU_BATCH = {"text": 512, "vision": 8}
+# A CPU does larger batches no faster (benchmarks/README.md), and who comes next would wait longer.
+CPU_BATCH = {"text": 2048, "vision": 8}
 CPU_EXPRESS = {"text": 128, "vision": 2}  # run beside a batch, which keeps most of the CPU
 
 
