@@ -19,6 +19,7 @@ logger = logging.getLogger("ray.serve")
 
 LOST = (ActorDiedError, ActorUnavailableError)
 MAX_TRIES = 2
+QUERY_SHARE = 1 / 64  # of a full chunk
 FRESH_S = 10.0  # for which a tower is taken to be the one that answered last
 
 Chunk = TextChunk | ImageChunk
@@ -36,9 +37,10 @@ class TowerClient:
         self._handle = handle
         self._fingerprint: str | None = None
         self._heard_s = -FRESH_S
-        # An answer comes once every part of its call has one, so lanes do not mix.
+        # An answer comes once every part of its call has one, so lanes do not mix, nor do queries
+        # and documents.
         self._lanes: dict[str, Coalescer[Chunk, Answer]] = {
-            lane: Coalescer(self._call) for lane in ("interactive", "bulk")
+            lane: Coalescer(self._call) for lane in ("query", "interactive", "bulk")
         }
 
     async def embed(self, chunk: Chunk, share: float) -> Answer:
@@ -51,7 +53,9 @@ class TowerClient:
             DeadlineError: the chunk's time ran out.
             ServiceError: the tower failed in a way that it should not.
         """
-        return await self._lanes[chunk.terms.lane].embed(chunk, share)
+        lane = chunk.terms.lane
+        is_query = lane == "interactive" and share <= QUERY_SHARE
+        return await self._lanes["query" if is_query else lane].embed(chunk, share)
 
     async def ready(self) -> None:
         """Return once a replica answers; notes its fingerprint."""

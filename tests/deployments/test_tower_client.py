@@ -110,6 +110,22 @@ async def test_lanes_do_not_travel_together(retried):
     assert sorted(handle.calls) == [[1], [2], [11], [12]]
 
 
+async def test_a_query_travels_with_queries_only(retried):
+    """A call is as slow as its slowest part, and nothing waits for one of another kind."""
+    handle = Handle(rows, rows, rows, rows)
+    handle.gate.clear()
+    client = TowerClient("text", handle, retried.append)
+    shares = (0.1, 1), (0.1, 2), (SMALL, 3), (SMALL, 4), (SMALL, 5), (0.1, 6)
+    asking = [asyncio.create_task(client.embed(chunk(number), share)) for share, number in shares]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert handle.calls == [[1], [3]]
+    handle.gate.set()
+    answers = await asyncio.gather(*asking)
+    assert [int(answer[0].rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5, 6]
+    assert sorted(handle.calls) == [[1], [2, 6], [3], [4, 5]]
+
+
 async def test_a_lone_caller_who_leaves_cancels_the_call(retried):
     """The tower need not compute for nobody."""
     handle = Handle(rows)
