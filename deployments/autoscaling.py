@@ -1,4 +1,4 @@
-"""How many replicas each tower should have, from the work that it has to do.
+"""How many replicas each deployment should have, from the work that it has to do.
 
 The decision is pure functions of what was observed, the targets and a small memory; only
 `TwoTowerPolicy` knows where Ray Serve keeps the numbers. Serve pickles this module by value into
@@ -7,7 +7,8 @@ its controller, so it imports nothing but the standard library.
     replicas = ceil(rate * headroom / throughput + outstanding / target)
 
 and of that the highest of the last `hold_s`. The first term keeps up with what arrives, the second
-clears what waits. What is not known never takes a replica away.
+clears what waits. What is not known never takes a replica away. Routers follow the processor time
+that they take.
 """
 
 import math
@@ -16,15 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 ROUTER = "Router"
+ROUTER_CORES = 0.7  # of the one core that a Router's event loop can fill
 SAMPLE_INTERVAL_S, ROUNDING = 1.0, 1e-9
-
-SERVE_SETTINGS: Mapping[str, float] = {
-    "metrics_interval_s": 1.0,
-    "look_back_period_s": 5.0,
-    "upscale_delay_s": 0.0,
-    "downscale_delay_s": 10.0,
-}
-"""What goes with this policy into Serve's `autoscaling_config`: it smooths and holds by itself."""
+Context = Any  # Ray's AutoscalingContext
 
 
 @dataclass(frozen=True)
@@ -144,31 +139,18 @@ def hold(
     return (*kept, (now_s, count))
 
 
-class _Names(NamedTuple):
-    """The metrics of one tower."""
+class _Names:
+    """The metrics of one tower, of what is outstanding (`work`) and by `unit`."""
 
-    outstanding: str
-    arrived: str
-    queued: str
-    throughput: str
-    target: str
+    def __init__(self, work: str, unit: str) -> None:
+        self.outstanding, self.arrived = f"{work}_outstanding", f"{work}_arrived_total"
+        self.queued, self.throughput = f"queued_{unit}", f"{unit}_per_s"
+        self.target = f"target_{unit}_per_replica"
 
 
 TOWERS: Mapping[str, _Names] = {
-    "TextTower": _Names(
-        "text_tokens_outstanding",
-        "text_tokens_arrived_total",
-        "queued_tokens",
-        "tokens_per_s",
-        "target_tokens_per_replica",
-    ),
-    "VisionTower": _Names(
-        "images_outstanding",
-        "images_arrived_total",
-        "queued_images",
-        "images_per_s",
-        "target_images_per_replica",
-    ),
+    "TextTower": _Names("text_tokens", "tokens"),
+    "VisionTower": _Names("images", "images"),
 }
 
 
@@ -188,32 +170,53 @@ class TwoTowerPolicy:
         target_images_per_replica: float = IMAGES_PER_REPLICA,
         **targets: float,
     ) -> None:
+        self._hold_s = targets.get("hold_s", Targets.hold_s)
         self._targets = {
             "TextTower": Targets(target_tokens_per_replica, **targets),  # type: ignore[arg-type]
             "VisionTower": Targets(target_images_per_replica, **targets),  # type: ignore[arg-type]
         }
 
-    # The keys are Ray's DeploymentID, the values its AutoscalingContext.
-    def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], dict[Any, Any]]:
-        """Return the replicas and the state of each tower; what is left out keeps its count."""
+    # The keys are Ray's DeploymentID.
+    def __call__(self, contexts: Mapping[Any, Context]) -> tuple[dict[Any, int], dict[Any, Any]]:
+        """Return the replicas and the state of each deployment."""
         router = next((ctx for key, ctx in contexts.items() if key.name == ROUTER), None)
         reported = (router.raw_metrics if router else None) or {}
         counts, states = {}, {}
         for key, context in contexts.items():
+            memory = (context.policy_state or {}).get("memory") or Memory()
             if names := TOWERS.get(key.name):
                 targets = live_targets(self._targets[key.name], reported, names)
-                memory = (context.policy_state or {}).get("memory") or Memory()
                 seen = observe(context, reported, names)
                 counts[key], memory = decide(seen, targets, memory)
-                states[key] = {"memory": memory}
+            else:
+                counts[key], memory = decide_routers(context, reported, memory, self._hold_s)
+            states[key] = {"memory": memory}
         return counts, states
 
 
-def observe(
-    context: Any,  # noqa: ANN401
-    reported: Mapping[str, Any],
-    names: _Names,
-) -> Observation:
+def decide_routers(
+    context: Context, reported: Mapping[str, Any], memory: Memory, hold_s: float
+) -> tuple[int, Memory]:
+    """Return the Routers that their processor time asks for, and the memory for the next time."""
+    now_s, count = context.current_time or 0.0, context.target_num_replicas
+    peaks, cores = memory.peaks or ((now_s, count),), busy_cores(reported)
+    if cores is not None:
+        count = max(math.ceil(cores / ROUTER_CORES - ROUNDING), 1)
+    peaks = hold(peaks, now_s, count, hold_s)
+    return peaks[0][1], memory._replace(peaks=peaks)
+
+
+def busy_cores(reported: Mapping[str, Any]) -> float | None:
+    """Return the cores that all Routers fill together, of late; None where none says."""
+    ends = [
+        (points[0], points[-1]) for points in reported.get("cpu_s_total", {}).values() if points
+    ]
+    spans = [(last.timestamp - first.timestamp, last.value - first.value) for first, last in ends]
+    rates = [spent / span for span, spent in spans if span > 0]
+    return sum(rates) if rates else None
+
+
+def observe(context: Context, reported: Mapping[str, Any], names: _Names) -> Observation:
     """Read a tower's numbers from its `AutoscalingContext` and from what the Routers report."""
     own = context.raw_metrics or {}
     outstanding = latest(reported, names.outstanding)
@@ -242,9 +245,6 @@ def live_targets(targets: Targets, reported: Mapping[str, Any], names: _Names) -
 
 def latest(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
     """Return the last finite value of a metric from each replica that reports it."""
-    last = {
-        str(replica): points[-1].value
-        for replica, points in metrics.get(name, {}).items()
-        if points
-    }
+    series = metrics.get(name, {}).items()
+    last = {str(replica): points[-1].value for replica, points in series if points}
     return {replica: value for replica, value in last.items() if math.isfinite(value)}

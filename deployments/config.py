@@ -6,19 +6,18 @@ Nothing else of the product reads settings from the environment.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from deployments.autoscaling import SERVE_SETTINGS, Targets
+from deployments.replicas import (
+    Frozen,
+    PolicyConfig,
+    PositiveFloat,
+    PositiveInt,
+    ReplicasConfig,
+    TargetsConfig,
+)
 
 MIB = 1024 * 1024
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-
-
-class Frozen(BaseModel):
-    """Immutable; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelConfig(Frozen):
@@ -52,53 +51,10 @@ class ModelConfig(Frozen):
         return "jina-clip-demo" if self.source == "demo" else last
 
 
-class ScalingConfig(Frozen):
-    """Bounds of a tower's replicas; the policy is `deployments.autoscaling.TwoTowerPolicy`."""
-
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    max_replicas: PositiveInt
-    upscale_delay_s: Annotated[float, Field(ge=0)] = SERVE_SETTINGS["upscale_delay_s"]
-    downscale_delay_s: Annotated[float, Field(ge=0)] = SERVE_SETTINGS["downscale_delay_s"]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(
-                f"min_replicas ({self.min_replicas}) exceeds max_replicas ({self.max_replicas})"
-            )
-        return self
-
-
-class TargetsConfig(Frozen):
-    """What the autoscaling policy aims for; the Router's `user_config`, changed without restart."""
-
-    target_tokens_per_replica: PositiveFloat = 1_000_000
-    """Outstanding tokens for each replica, where its throughput is not known."""
-    target_images_per_replica: PositiveFloat = 1_000
-    target_delay_s: Annotated[float, Field(ge=0)] = Targets.delay_s
-    """How long clearing what waits may take; 0 counts outstanding work instead."""
-    scale_to_zero: bool = False
-
-
-class PolicyConfig(Frozen):
-    """Arguments of the autoscaling policy; changing one restarts replicas, unlike the targets."""
-
-    headroom: PositiveFloat = Targets.headroom
-    """Capacity over the rate of arrival."""
-    window_s: PositiveFloat = Targets.window_s
-    """Seconds over which the rate of arrival is taken."""
-    hold_s: Annotated[float, Field(ge=0)] = Targets.hold_s
-    """Seconds for which the highest count of late is kept."""
-
-
-class TowerConfig(Frozen):
+class TowerConfig(ReplicasConfig):
     """Replicas of one tower. `enabled: false` leaves the tower out of the application."""
 
     enabled: bool = True
-    num_replicas: PositiveInt = 1
-    scaling: ScalingConfig | None = None
-    """If set, the replicas follow the work between its bounds, and `num_replicas` is not used."""
-    num_cpus: PositiveFloat = 1
     num_gpus: Annotated[float, Field(ge=0)] = 0
     max_ongoing_requests: PositiveInt = 512
     """Calls a replica holds at once; more wait in the Router. A safety stop, not a budget."""
@@ -108,7 +64,7 @@ class TextTowerConfig(TowerConfig):
     """The text tower; its cost is tokens."""
 
     max_batch_tokens: PositiveInt = 16384
-    """Most tokens that the device runs at once; a CPU takes 512 at most, to keep waits short."""
+    """Most tokens that the device runs at once; a CPU takes 2,048 at most, to keep waits short."""
     max_batch_sequences: PositiveInt = 512
 
 
@@ -120,11 +76,9 @@ class VisionTowerConfig(TowerConfig):
     decode_threads: PositiveInt = 4
 
 
-class RouterConfig(Frozen):
+class RouterConfig(ReplicasConfig):
     """The ingress: limits of a request, and how it is cut into chunks."""
 
-    num_replicas: PositiveInt = 1
-    num_cpus: PositiveFloat = 1
     max_ongoing_requests: PositiveInt = 1024
     max_body_bytes: PositiveInt = 32 * MIB
     max_items_per_request: PositiveInt = 8192
@@ -148,6 +102,14 @@ class RouterConfig(Frozen):
     max_json_depth: Annotated[int, Field(ge=4)] = 16
     image_price_tokens: Annotated[int, Field(ge=0)] | None = None
     """Tokens that `usage` counts for a picture; by default those that the vision tower runs."""
+
+    @model_validator(mode="after")
+    def _check_scaling(self) -> Self:
+        if self.least_replicas < 1:
+            raise ValueError(
+                "router.scaling.min_replicas is 0, but HTTP comes in by a Router; set 1"
+            )
+        return self
 
 
 class ImageConfig(Frozen):

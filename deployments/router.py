@@ -5,6 +5,7 @@ It is the HTTP ingress (its routes are in serve_app.ingress) and the target of P
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -16,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.admission import Budget
 from deployments.answer import Embeddings, Timings, Usage
-from deployments.config import AppConfig, TargetsConfig
+from deployments.config import AppConfig
 from deployments.dispatch import Merge, raise_first, together
 from deployments.metrics import RouterMetrics
 from deployments.modality import Work, image_modality, text_modality
@@ -27,6 +28,7 @@ from deployments.model.output import check_dimensions, finish
 from deployments.model.source import TOKENIZER_FILES, find
 from deployments.preparation import TEXTS, Prepared, Preparer, timed
 from deployments.queueing import Lane
+from deployments.replicas import TargetsConfig
 from deployments.work import (
     DeadlineError,
     FingerprintError,
@@ -87,6 +89,7 @@ class Router:
             "images_outstanding": float(self._pictures.outstanding),
             "text_tokens_arrived_total": float(self._tokens.arrived_total),
             "images_arrived_total": float(self._pictures.arrived_total),
+            "cpu_s_total": time.process_time(),
             **{name: float(value) for name, value in self._targets.model_dump().items()},
         }
 

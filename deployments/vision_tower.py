@@ -42,7 +42,7 @@ class VisionTower:
             self._device, self._forward, images, images, self._metrics.after_batch
         )
         self._decoders = ThreadPoolExecutor(config.vision.decode_threads, "decode")
-        # Decoded pictures are large: of each kind of call, about two batches are ahead of the device.
+        # Decoded pictures are large: of each kind, about two batches are ahead of the device.
         chunks_ahead = max(2, 2 * images // config.router.max_images_per_chunk)
         kinds = "interactive", "small", "bulk"
         self._ahead = {kind: asyncio.Semaphore(chunks_ahead) for kind in kinds}

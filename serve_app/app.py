@@ -6,8 +6,8 @@ from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
-from deployments.autoscaling import SERVE_SETTINGS
 from deployments.config import AppConfig, TowerConfig
+from deployments.replicas import SERVE_SETTINGS, ReplicasConfig
 from deployments.router import Router
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
@@ -33,7 +33,7 @@ def build_app(config: AppConfig) -> Application:
         towers["vision"] = deploy(VisionTower).bind(config)
     deploy = serve.deployment(
         name="Router",
-        autoscaling_config=_scaling(config.router.num_replicas, config.router.num_replicas),
+        autoscaling_config=_scaling(config.router),
         user_config=config.targets.model_dump(),
         max_ongoing_requests=config.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.router.num_cpus},
@@ -60,19 +60,18 @@ def _tower_options(config: AppConfig, tower: TowerConfig) -> dict[str, Any]:
     }
     if tower.scaling is None:
         return options | {"num_replicas": tower.num_replicas}
-    bounds = tower.scaling
-    scaling = _scaling(bounds.min_replicas, bounds.max_replicas) | {
-        "upscale_delay_s": bounds.upscale_delay_s,
-        "downscale_delay_s": bounds.downscale_delay_s,
-    }
-    return options | {"autoscaling_config": scaling}
+    return options | {"autoscaling_config": _scaling(tower)}
 
 
-def _scaling(min_replicas: int, max_replicas: int) -> dict[str, Any]:
+def _scaling(replicas: ReplicasConfig) -> dict[str, Any]:
     """Return bounds, and how often the metrics travel; equal bounds only report."""
-    return {
-        "min_replicas": min_replicas,
-        "max_replicas": max_replicas,
+    options = {
+        "min_replicas": replicas.least_replicas,
+        "max_replicas": replicas.most_replicas,
         "metrics_interval_s": SERVE_SETTINGS["metrics_interval_s"],
         "look_back_period_s": SERVE_SETTINGS["look_back_period_s"],
     }
+    if replicas.scaling is None:
+        return options
+    delays = replicas.scaling.upscale_delay_s, replicas.scaling.downscale_delay_s
+    return options | {"upscale_delay_s": delays[0], "downscale_delay_s": delays[1]}

@@ -1,5 +1,6 @@
 """The command line: `jina-clip-serve up | demo | bulk | doctor | plan`."""
 
+import os
 import signal
 import threading
 from contextlib import ExitStack, suppress
@@ -13,7 +14,7 @@ from serve_app import tracing
 from serve_app.bulk import bulk
 from serve_app.doctor import doctor
 from serve_app.plan import plan
-from serve_app.settings import read_config
+from serve_app.settings import read_config, with_routers
 
 
 @click.group()
@@ -38,7 +39,7 @@ def up(
     """
     from serve_app.server import choose_ingress, describe_mode, prepare_environment, running
 
-    config = read_config(path, settings)
+    config = with_routers(read_config(path, settings), os.cpu_count() or 1)
     ingress, reason = choose_ingress(public, config.asks_for_keys, port)
     prepare_environment(ingress)
     console = Console(stderr=True)

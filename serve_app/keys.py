@@ -13,8 +13,9 @@ from typing import Annotated
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from deployments.config import AppConfig, Frozen, PositiveInt
+from deployments.config import AppConfig
 from deployments.queueing import Lane
+from deployments.replicas import Frozen, PositiveInt
 from deployments.work import (
     KeyFormatError,
     MissingKeyError,

@@ -28,7 +28,7 @@ def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> 
     Raises:
         ServiceError: the application could not be deployed; says why.
     """
-    if not any(tower.scaling for tower in towers(config)):
+    if not any(deployment.scaling for deployment in (*towers(config), config.router)):
         try:
             serve.run(build_app(config), name=name, route_prefix=route_prefix)
         except RuntimeError as error:

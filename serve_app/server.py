@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from deployments.config import AppConfig, TowerConfig
+from deployments.config import AppConfig
 from deployments.model.source import find
 from deployments.work import ServiceError
 from serve_app.keys import KeyRing
@@ -196,21 +196,14 @@ def port_is_free(host: str, port: int) -> bool:
 
 def needed_gpus(config: AppConfig) -> float:
     """Return the GPUs that the first replicas reserve."""
-    return sum(_first_replicas(x) * x.num_gpus for x in (config.text, config.vision) if x.enabled)
-
-
-def _first_replicas(tower: TowerConfig) -> int:
-    return tower.scaling.min_replicas if tower.scaling else tower.num_replicas
+    towers = [tower for tower in (config.text, config.vision) if tower.enabled]
+    return sum(tower.least_replicas * tower.num_gpus for tower in towers)
 
 
 def needed_cpus(config: AppConfig) -> int:
     """Return the CPUs that all replicas reserve, rounded up, and one for Ray Serve itself."""
     towers = [tower for tower in (config.text, config.vision) if tower.enabled]
-    reserved = sum(
-        (tower.scaling.max_replicas if tower.scaling else tower.num_replicas) * tower.num_cpus
-        for tower in towers
-    )
-    return int(reserved + config.router.num_replicas * config.router.num_cpus) + 1
+    return int(sum(x.most_replicas * x.num_cpus for x in (*towers, config.router))) + 1
 
 
 def free_port() -> int:

@@ -8,6 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.config import AppConfig
+from deployments.replicas import ScalingConfig
+
+CORES_PER_ROUTER = 4  # the others are the towers'
 
 
 def read_config(path: Path | None, settings: tuple[str, ...] = ()) -> AppConfig:
@@ -24,6 +27,20 @@ def read_config(path: Path | None, settings: tuple[str, ...] = ()) -> AppConfig:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
         raise click.UsageError("; ".join(faults)) from None
+
+
+def with_routers(config: AppConfig, cores: int) -> AppConfig:
+    """Give a machine with cores to spare several Routers, where the configuration says nothing.
+
+    Two at least, so that one that dies takes only its own requests along.
+    """
+    most = cores // CORES_PER_ROUTER
+    if most < 2 or config.router.model_fields_set & {"num_replicas", "scaling"}:
+        return config
+    scaling = ScalingConfig(min_replicas=2, max_replicas=most)
+    return config.model_copy(
+        update={"router": config.router.model_copy(update={"scaling": scaling})}
+    )
 
 
 # Any: YAML before validation.

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deployments.autoscaling import SERVE_SETTINGS, Memory, Observation, Targets, decide
+from deployments.autoscaling import Memory, Observation, Targets, decide
 from deployments.plan.simulation import View
 from deployments.plan.tower import Tower
+from deployments.replicas import SERVE_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)

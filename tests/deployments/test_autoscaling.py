@@ -155,7 +155,7 @@ def context(target: int = 1, now_s: float = 0.0, **metrics: dict[str, float]) ->
 
 
 def test_each_tower_follows_its_own_work_in_all_routers() -> None:
-    """Images scale the VisionTower and leave the TextTower; the Router keeps its count."""
+    """Images scale the VisionTower and leave the TextTower; a silent Router keeps its count."""
     router = context(
         images_outstanding={"r1": 300.0, "r2": 200.0},
         images_arrived_total={"r1": 0.0, "r2": 0.0},
@@ -164,8 +164,8 @@ def test_each_tower_follows_its_own_work_in_all_routers() -> None:
     )
     contexts = {Key("Router"): router, Key("TextTower"): context(), Key("VisionTower"): context()}
     counts, states = TwoTowerPolicy(target_images_per_replica=100.0)(contexts)
-    assert counts == {"TextTower": 1, "VisionTower": 5}
-    assert set(states) == {"TextTower", "VisionTower"}
+    assert counts == {"Router": 1, "TextTower": 1, "VisionTower": 5}
+    assert set(states) == set(contexts)
 
 
 def test_targets_that_the_router_reports_take_effect_at_once() -> None:
@@ -186,8 +186,10 @@ def test_targets_that_the_router_reports_take_effect_at_once() -> None:
 def test_no_router_holds_every_tower() -> None:
     """With the Router's context gone or silent, both towers keep what they have."""
     towers = {Key("TextTower"): context(target=3), Key("VisionTower"): context(target=2)}
-    for router in ({}, {Key("Router"): context()}):
-        assert TwoTowerPolicy()({**towers, **router})[0] == {"TextTower": 3, "VisionTower": 2}
+    kept = {"TextTower": 3, "VisionTower": 2}
+    assert TwoTowerPolicy()(towers)[0] == kept
+    silent = towers | {Key("Router"): context(target=4)}
+    assert TwoTowerPolicy()(silent)[0] == kept | {"Router": 4}
 
 
 def test_throughput_is_the_mean_of_the_replicas_that_measured_one() -> None:
