@@ -79,8 +79,12 @@ class Device:
         return min(limit, CPU_BATCH[self._tower]) if self._is_cpu else limit
 
     def express_cost(self) -> int:
-        """Return the tokens or images that may run beside a batch; 0 where that has no use."""
-        return CPU_EXPRESS[self._tower] if self._is_cpu else 0
+        """Return the tokens or images that may run beside a batch; 0 where none may.
+
+        Our towers keep nothing between batches; of third-party ones that is not known.
+        """
+        is_native = self.model.choices["implementation"] == "native"
+        return CPU_EXPRESS[self._tower] if self._is_cpu and is_native else 0
 
     def check_health(self) -> None:
         """Raise RuntimeError once the device is lost or gives other rows than it should."""

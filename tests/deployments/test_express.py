@@ -126,6 +126,13 @@ async def test_a_tower_on_a_cpu_answers_a_query_while_a_batch_is_on_its_thread()
     np.testing.assert_array_equal(row, device.model.embed_tokens([texts[0]])[0])
 
 
+def test_third_party_towers_run_one_batch_at_a_time():
+    """Whether they bear two at once is not known."""
+    config = AppConfig.model_validate({"model": {"implementation": "reference"}})
+    assert Device(config, "text").express_cost() == 0
+    assert Device(AppConfig(), "text").express_cost() > 0
+
+
 @pytest.mark.parametrize("tower", ["text", "vision"])
 def test_two_threads_in_one_tower_get_the_rows_of_one(tower):
     """Nothing in the model is shared between two batches that run at once."""
