@@ -3,7 +3,7 @@
 FastAPI in one process, the towers of transformers and timm (`implementation="reference"`), texts in
 padded batches of 32 sorted by length as sentence-transformers does it, a lock around the model.
 
-    python -m benchmarks.baseline_server --port 8080 [--source demo]
+    python -m benchmarks.baseline_server --port 8080 [--source demo] [--device cpu]
 """
 
 import argparse
@@ -29,9 +29,9 @@ class Request(BaseModel):
     embedding_type: str = "float"
 
 
-def build(source: str) -> FastAPI:
-    """Load the model and return the application."""
-    model = ClipModel.load(source, implementation="reference")
+def build(source: str, device: str) -> FastAPI:
+    """Load the model, on a GPU in bfloat16, and return the application."""
+    model = ClipModel.load(source, device=device, dtype="auto", implementation="reference")
     lock = asyncio.Lock()
     app = FastAPI()
 
@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--source", default="demo")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
-    uvicorn.run(build(options.source), port=options.port, log_level="warning")
+    uvicorn.run(build(options.source, options.device), port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -6,17 +6,17 @@ import time
 from typing import Any
 
 from benchmarks.processes import cpu_s, of_kind
-from benchmarks.servers import CALLERS, send, send_counting, service
+from benchmarks.servers import Setup, send, send_counting, service
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 AROUND = ("Router", "proxy")  # what a request costs outside the towers
 MIB = 1024 * 1024
 
 
-def rows(seconds: float) -> list[dict[str, Any]]:
+def rows(setup: Setup, seconds: float) -> list[dict[str, Any]]:
     """Return the time and processor time around the towers of requests of 1 to 512 texts."""
     table = []
-    with service() as url:
+    with service(setup.config) as url:
         send(url, "32 texts", 2)
         idle_ms_per_s = idle(seconds)
         for count in ROWS:
@@ -60,18 +60,18 @@ def show_rows(table: list[dict[str, Any]]) -> None:
         print(f"{name}: {1e3 * (last[name] - first[name]) / more:.1f} us for one more row")
 
 
-def soak(requests: int) -> dict[str, Any]:
-    """Send one-query requests from many callers; return the Router's memory along the way."""
+def soak(setup: Setup, requests: int) -> dict[str, Any]:
+    """Send one-query requests from many callers; return a Router's mean memory along the way."""
     begin_s, sent, memory_mib = time.monotonic(), 0, []
-    with service() as url:
-        send(url, "query", 5, "--callers", str(CALLERS))
+    with service(setup.config) as url:
+        send(url, "query", 5, "--callers", str(setup.callers))
         while sent < requests:
-            outcomes = send(url, "query", 10, "--callers", str(4 * CALLERS))["outcomes"]
+            outcomes = send(url, "query", 10, "--callers", str(4 * setup.callers))["outcomes"]
             if set(outcomes) != {"200"}:
                 raise RuntimeError(f"not every request was answered: {outcomes}")
             sent += outcomes["200"]
-            (router,) = of_kind(os.getpid(), "Router")
-            memory_mib.append((sent, router.resident_bytes / MIB))
+            resident = [router.resident_bytes for router in of_kind(os.getpid(), "Router")]
+            memory_mib.append((sent, sum(resident) / len(resident) / MIB))
     half = [mib for _, mib in memory_mib[len(memory_mib) // 2 :]]
     return {
         "requests": sent,

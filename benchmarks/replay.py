@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import TEXTS, baseline_server, send, service
+from benchmarks.servers import Setup, baseline_server, send, service
 
 SPEEDUPS = (0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 def replay(
-    trace: Path, speedups: Sequence[float], seconds: float, limit_ms: float
+    setup: Setup, trace: Path, speedups: Sequence[float], seconds: float, limit_ms: float
 ) -> dict[str, Any]:
     """Send the trace at each speed to both servers in turns.
 
@@ -23,7 +23,7 @@ def replay(
         results by speed and server, the limit, and the best goodput of each.
     """
     results: dict[float, dict[str, Any]] = {}
-    with baseline_server() as baseline, service(TEXTS) as url:
+    with service(setup.texts) as url, baseline_server(setup) as baseline:
         servers = {"service": url, "baseline": baseline}
         for server in servers.values():
             send(server, "32 texts", 2)

@@ -4,24 +4,71 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from benchmarks import random_checkpoint
 from benchmarks.processes import cpu_s
 from deployments.config import AppConfig
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
+from serve_app.settings import read_config
 
-CALLERS = 8
-CONFIG = AppConfig.model_validate({"text": {"num_cpus": 1}, "vision": {"num_cpus": 1}})
-# For texts alone: all cores for their tower, as the baseline's torch has them.
-TEXTS = AppConfig.model_validate({"text": {"num_cpus": os.cpu_count()}})
+SINGLE_GPU = Path(__file__).parents[1] / "serve_app" / "configs" / "single_gpu.yaml"
+CORES_PER_ROUTER = 4
+READY_S = 300
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One checkpoint on one device: how the service runs it, and how many callers fill it.
+
+    Attributes:
+        config: both towers; on a CPU with a core each.
+        texts: for texts alone; on a CPU with all cores, as the baseline's torch has them.
+        callers: of a closed loop.
+    """
+
+    config: AppConfig
+    texts: AppConfig
+    callers: int
+
+    @classmethod
+    def on(cls, device: str, source: str = "demo") -> "Setup":
+        """Return the setup for `cpu`, or for `cuda`: the shipped configuration for one GPU."""
+        cores = os.cpu_count() or 1
+        if device == "cuda":
+            routers = max(2, cores // CORES_PER_ROUTER)
+            settings = f"model.source={source}", f"router.num_replicas={routers}"
+            config = read_config(SINGLE_GPU, settings)
+            return cls(config, config, callers=48)
+        model = {"source": source, "device": device}
+        both = {"model": model, "text": {"num_cpus": 1}, "vision": {"num_cpus": 1}}
+        texts = {"model": model, "text": {"num_cpus": cores}}
+        return cls(AppConfig.model_validate(both), AppConfig.model_validate(texts), callers=8)
+
+    @property
+    def options(self) -> list[str]:
+        """Arguments that give another process the same device and weights."""
+        return ["--device", self.config.model.device, "--source", self.config.model.source]
 
 
 @contextmanager
-def service(config: AppConfig = CONFIG) -> Iterator[str]:
+def prepared(device: str, size: str) -> Iterator[Setup]:
+    """Yield the setup of the shipped checkpoint, or of a random one of the published size."""
+    with tempfile.TemporaryDirectory() as folder:
+        if size == "full":
+            random_checkpoint.write(Path(folder))
+        yield Setup.on(device, folder if size == "full" else "demo")
+
+
+@contextmanager
+def service(config: AppConfig) -> Iterator[str]:
     """Run the service with the HAProxy ingress on loopback; yields its URL."""
     ingress = Ingress("haproxy", LOOPBACK, free_port())
     prepare_environment(ingress)
@@ -30,22 +77,32 @@ def service(config: AppConfig = CONFIG) -> Iterator[str]:
 
 
 @contextmanager
-def baseline_server() -> Iterator[str]:
-    """Run the baseline server in a process of its own; yields its URL once it answers."""
+def baseline_server(setup: Setup) -> Iterator[str]:
+    """Run the baseline server in a process of its own; yields its URL once it answers.
+
+    Raises:
+        RuntimeError: it does not.
+    """
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.baseline_server", "--port", str(port)]
-    url, process = f"http://{LOOPBACK}:{port}", subprocess.Popen(command)
+    url, process = f"http://{LOOPBACK}:{port}", subprocess.Popen([*command, *setup.options])
     try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{url}/ready", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.2)
+        _wait_for(f"{url}/ready", process)
         yield url
     finally:
         process.terminate()
         process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    end_s = time.monotonic() + READY_S
+    while time.monotonic() < end_s and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1)
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"nothing answers at {url}; the server's status is {process.poll()}")
 
 
 def send(url: str, mix: str, seconds: float, *options: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ NOT_RUN = {
     "serve run ": "needs a Ray of its own; test_app.py builds the application from the file",
     "pytest ": "it would run inside of itself",
     "python -m benchmarks.towers --device cuda": "needs a GPU",
+    "python -m benchmarks.serve --device cuda": "needs a GPU",
 }
 # What is replaced in a command or snippet that runs, and why.
 SMALLER = {
