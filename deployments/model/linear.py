@@ -1,6 +1,7 @@
 """A linear layer that takes the faster of torch's two matrix libraries on a CPU."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # The operators that torch.compile puts in for linear layers. In float32, plain layers go to MKL,
@@ -28,8 +29,26 @@ class Linear(nn.Linear):
         weight = self._arranged
         if weight is None:
             return super().forward(x)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
-        return out
+        return _pointwise(x, weight, self.bias, "none")
+
+    # Without hooks. Torch looks for them at every call of a module, which takes as long as a small
+    # layer norm; in the text tower all of them are called so (benchmarks/README.md).
+    __call__ = forward
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return the exact (erf) GELU of `forward`, in one pass where oneDNN runs; the same bits."""
+        weight = self._arranged
+        if weight is None:
+            return F.gelu(super().forward(x))
+        return _pointwise(x, weight, self.bias, "gelu")
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    # "none" is also the name of GELU's exact form.
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(
+        x, weight, bias, activation, [], "none" if activation == "gelu" else ""
+    )
+    return out
 
 
 def arrange(tower: nn.Module) -> None:

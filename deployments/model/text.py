@@ -131,11 +131,13 @@ class Mixer(nn.Module):
         attention: PackedAttention,
     ) -> Tensor:
         """Attend within each text; [T, C] in and out."""
-        qkv = self.Wqkv(x_TC).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self.Wqkv(x_TC).view(len(x_TC), 3, self.num_heads, -1)
         q, k = rotate_halves(qkv[:, :2], *rotary).unbind(1)
         v = qkv[:, 2]
         out: Tensor = self.out_proj(attention(q, k, v, segments).flatten(1))
         return out
+
+    __call__ = forward  # without hooks, see Linear
 
 
 class Mlp(nn.Module):
@@ -148,8 +150,16 @@ class Mlp(nn.Module):
 
     def forward(self, x_TC: Tensor) -> Tensor:
         """Transform each token; [T, C] in and out."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x_TC)))
+        out: Tensor = self.fc2(self.fc1.gelu(x_TC))
         return out
+
+    __call__ = forward  # without hooks, see Linear
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm`, called without hooks."""
+
+    __call__ = nn.LayerNorm.forward
 
 
 class Layer(nn.Module):
@@ -158,9 +168,9 @@ class Layer(nn.Module):
     def __init__(self, arch: TextArchitecture) -> None:
         super().__init__()
         self.mixer = Mixer(arch)
-        self.norm1 = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
+        self.norm1 = LayerNorm(arch.hidden_size, arch.layer_norm_eps)
         self.mlp = Mlp(arch)
-        self.norm2 = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
+        self.norm2 = LayerNorm(arch.hidden_size, arch.layer_norm_eps)
 
     def forward(
         self,
@@ -188,7 +198,7 @@ class TextTower(nn.Module):
                 "token_type_embeddings": nn.Embedding(arch.type_vocab_size, arch.hidden_size),
             }
         )
-        self.emb_ln = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
+        self.emb_ln = LayerNorm(arch.hidden_size, arch.layer_norm_eps)
         layers = nn.ModuleList(Layer(arch) for _ in range(arch.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layers": layers})
         self._run_layer: Callable[..., Tensor] = Layer.forward

@@ -21,3 +21,18 @@ def test_the_linear_layer_equals_torchs_own(monkeypatch: pytest.MonkeyPatch):
         layer.arrange()
         torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=0)
         assert (layer.weight is None) == linear.ONEDNN  # there is one copy of it
+
+
+@pytest.mark.parametrize("arranged", [True, False])
+def test_gelu_is_the_exact_one_of_the_product(arranged: bool):
+    """In one pass or in two; the tanh form would differ by 1e-4 and more."""
+    layer = Linear(24, 40)
+    x = 3 * torch.randn(500, 24)
+    product = x.double() @ layer.weight.double().T + layer.bias.double()
+    expected = (product * 0.5 * (1 + torch.erf(product / 2**0.5))).detach()
+    with torch.inference_mode():
+        if arranged:
+            layer.arrange()
+        torch.testing.assert_close(layer.gelu(x).double(), expected, atol=2e-6, rtol=1e-5)
+        tanh = torch.nn.functional.gelu(product, approximate="tanh")
+    assert (tanh - expected).abs().max() > 1e-4
