@@ -36,7 +36,7 @@ class Linear(nn.Linear):
     __call__ = forward
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Return the exact (erf) GELU of `forward`, in one pass where oneDNN runs; the same bits."""
+        """Return the exact (erf) GELU of `forward`; oneDNN does it in the same pass."""
         weight = self._arranged
         if weight is None:
             return F.gelu(super().forward(x))
