@@ -17,10 +17,9 @@ from benchmarks import random_checkpoint
 from benchmarks.processes import cpu_s
 from deployments.config import AppConfig
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
-from serve_app.settings import read_config
+from serve_app.settings import CORES_PER_ROUTER, read_config
 
 SINGLE_GPU = Path(__file__).parents[1] / "serve_app" / "configs" / "single_gpu.yaml"
-CORES_PER_ROUTER = 4
 READY_S = 300
 
 
