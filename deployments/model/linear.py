@@ -31,8 +31,8 @@ class Linear(nn.Linear):
             return super().forward(x)
         return _pointwise(x, weight, self.bias, "none")
 
-    # Without hooks. Torch looks for them at every call of a module, which takes as long as a small
-    # layer norm; in the text tower all of them are called so (benchmarks/README.md).
+    # Without hooks: torch looks for them at every call of a module, which a query alone feels
+    # (benchmarks/README.md).
     __call__ = forward
 
     def gelu(self, x: Tensor) -> Tensor:
