@@ -1,0 +1,79 @@
+"""The towers' GPU path without a GPU: fake tensors know devices, types and shapes, not values."""
+
+from collections.abc import Callable, Iterator
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from deployments.model import attention
+from deployments.model.checkpoint import Checkpoint
+from deployments.model.graphs import Bucket
+from deployments.model.text import PackedTexts, TextTower, _views, pack
+from deployments.model.vision import CUDA_MLP_MULTIPLE, VisionTower
+
+GPU = torch.device("cuda:0")
+ARCHITECTURE = Checkpoint.open("demo").architecture
+
+
+@pytest.fixture(autouse=True)
+def fake_gpu() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        yield
+
+
+def on_gpu(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a tower in bfloat16, as it is loaded on a GPU."""
+    with GPU:
+        tower = build()
+    for module in tower.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                half = nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False)
+                module._parameters[name] = half
+    return tower
+
+
+def text_tower() -> nn.Module:
+    kernels = attention.PackedKernels("varlen", "flash4")
+    return on_gpu(lambda: TextTower(ARCHITECTURE.text, attention.packed_attention(kernels)))
+
+
+def packed(bucket: Bucket | None) -> PackedTexts:
+    batch = [np.zeros(length, dtype=np.int32) for length in (5, 9)]
+    host = pack(batch, 1, torch.device("cpu"), bucket)
+    buffer = torch.empty_like(host.buffer, device=GPU)
+    return _views(buffer, len(host.segments.cu_seqlens), host.segments, host.order)
+
+
+@pytest.mark.parametrize(("bucket", "rows"), [(None, 2), (Bucket(16, 4, 16), 5)])
+def test_the_text_tower_never_leaves_the_gpu(bucket: Bucket | None, rows: int):
+    """Ids, tables, layers and pooling are on one device; each step that mixes two would raise."""
+    row = text_tower()(packed(bucket))
+    assert (row.device, row.dtype) == (GPU, torch.float32)
+    assert row.shape == (rows, ARCHITECTURE.width)
+
+
+def test_the_vision_tower_never_leaves_the_gpu():
+    """Pixels, constants, the padded MLP and the last norm are on one device."""
+    kernel = attention.dense_attention("cudnn")
+    tower = on_gpu(lambda: VisionTower(ARCHITECTURE.vision, kernel, CUDA_MLP_MULTIPLE))
+    size = ARCHITECTURE.vision.image_size
+    row = tower(torch.empty(3, size, size, 3, dtype=torch.uint8, device=GPU))
+    assert (row.device, row.dtype) == (GPU, torch.float32)
+    assert row.shape == (3, ARCHITECTURE.width)
+
+
+def test_a_table_left_on_the_host_would_be_found():
+    """The fake devices are told apart, or the tests above could not fail."""
+    tower = text_tower()
+
+    def on_host(device: torch.device) -> tuple[Tensor, Tensor]:
+        shape = (ARCHITECTURE.text.max_tokens, 1, 1, ARCHITECTURE.text.head_dim)
+        return torch.ones(shape), torch.ones(shape)
+
+    with patch.object(tower, "_rotary_tables", on_host), pytest.raises(RuntimeError, match="cpu"):
+        tower(packed(None))
