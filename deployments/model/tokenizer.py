@@ -1,5 +1,6 @@
 """Text to token ids, by the checkpoint's own `tokenizer.json`; needs no torch."""
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 
 from deployments.model.architecture import QUERY_TASK, TextArchitecture
 from deployments.model.errors import CheckpointError, InputError, OptionError, TextTooLongError
+from deployments.model.words import WordIds
 
 TASKS = (None, QUERY_TASK)
 
@@ -47,8 +49,11 @@ class TextTokenizer:
             raise CheckpointError(
                 f"{path} lacks <s> or </s>, or its <pad> is not {arch.pad_token_id}"
             )
+        if self._tokenizer.encode("").ids != [start, end]:
+            raise CheckpointError(f"{path} does not put <s> and </s> around a text")
         self._start: int = start
         self._end: int = end
+        self._words = WordIds(self._tokenizer)
         self.vocab_size: int = size
 
     def encode(
@@ -91,10 +96,10 @@ class TextTokenizer:
         faults = [self._fault(text) for text in texts]
         # A text that is refused is not tokenised; an empty one stands in for it.
         good = ["" if fault else text for text, fault in zip(texts, faults, strict=True)]
-        encodings = self._tokenizer.encode_batch_fast([prefix + text for text in good])
+        rows = self._words.encode([prefix + text for text in good])
         return [
-            fault or self._row(encoding.ids, limit, truncate)
-            for fault, encoding in zip(faults, encodings, strict=True)
+            fault or self._row(ids, limit, truncate)
+            for fault, ids in zip(faults, rows, strict=True)
         ]
 
     def wrap_each(
@@ -123,8 +128,7 @@ class TextTokenizer:
             )
         first = 1 if ids and ids[0] == self._start else 0
         last = len(ids) - 1 if len(ids) > first and ids[-1] == self._end else len(ids)
-        whole = [self._start, *prefix, *ids[first:last], self._end]
-        return self._row(whole, limit, truncate)
+        return self._row(array("i", [*prefix, *ids[first:last]]).tobytes(), limit, truncate)
 
     def _fault(self, text: str) -> InputError | None:
         if len(text) > self.max_characters:
@@ -138,15 +142,19 @@ class TextTokenizer:
             return InputError(f"the text is not valid Unicode: {error.reason} at {error.start}")
         return None
 
-    def _row(self, ids: list[int], limit: int, truncate: bool) -> TokenIds | InputError:
-        if len(ids) > limit:
-            if not truncate:
-                return TextTooLongError(
-                    f"the text has {len(ids):,} tokens, the limit is {limit:,}; split it or ask "
-                    "for truncation"
-                )
-            ids = [*ids[: limit - 1], self._end]
-        return np.array(ids, dtype=np.int32)
+    def _row(self, ids: bytes, limit: int, truncate: bool) -> TokenIds | InputError:
+        """Put `<s>` and `</s>` around a text's int32 ids, within the limit."""
+        row = np.empty(len(ids) // 4 + 2, dtype=np.int32)
+        if len(row) > limit and not truncate:
+            return TextTooLongError(
+                f"the text has {len(row):,} tokens, the limit is {limit:,}; split it or ask "
+                "for truncation"
+            )
+        row[0] = self._start
+        row[1:-1] = np.frombuffer(ids, dtype=np.int32)
+        row = row[:limit]
+        row[-1] = self._end
+        return row
 
     def _prefix(self, task: str | None) -> str:
         if task not in TASKS:

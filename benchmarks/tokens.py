@@ -1,0 +1,124 @@
+"""What does it save to put texts together from words that the Router remembers?
+
+The library on whole texts and the product's tokenizer, in turns, on the same batches: natural text
+while its words are new and when they are known, and text that cannot gain. Processor time of all
+threads; the ids are compared.
+
+    python -m benchmarks.tokens [--json]
+"""
+
+import argparse
+import json
+import os
+import random
+import string
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pydoc_data.topics import topics
+from statistics import mean, median
+from typing import TypeVar
+
+import torch
+from tokenizers import Tokenizer
+
+from benchmarks import machine
+from deployments.model.architecture import Architecture
+from deployments.model.source import DEMO
+from deployments.model.tokenizer import TextTokenizer
+from serve_app.gallery import pictures
+
+T = TypeVar("T")
+
+BATCH = 64
+WORDS = 22  # of a text
+NUM_RANDOM = 4096
+IDEOGRAPHS = [chr(point) for point in range(0x4E00, 0x4E00 + 3000)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Processor time per text, in microseconds: the median of the batches of one run."""
+
+    work: str
+    texts: int
+    tokens: float
+    library_us: float
+    us: float
+    again_us: float
+
+
+def corpora() -> dict[str, list[str]]:
+    """Return texts by kind, the same in every run of one release of Python."""
+    chance = random.Random(11)
+    names = [name for picture in pictures() for name in picture.names.values()]
+    chance.shuffle(names)
+    letters = string.ascii_lowercase
+    nonsense = ["".join(chance.choices(letters, k=7)) for _ in range(NUM_RANDOM * WORDS)]
+    return {
+        "English prose (Python's manual)": cut(" ".join(topics.values()).split()),
+        "names in 16 languages": cut(" ".join(names).split()),
+        "words of random letters": cut(nonsense),
+        "ideographs without spaces": [
+            "".join(chance.choices(IDEOGRAPHS, k=20)) for _ in range(NUM_RANDOM)
+        ],
+    }
+
+
+def cut(words: Sequence[str]) -> list[str]:
+    """Return texts of as many words each, whole batches of them."""
+    texts = [" ".join(words[x : x + WORDS]) for x in range(0, len(words), WORDS)]
+    return texts[: len(texts) // BATCH * BATCH]
+
+
+def compare(work: str, texts: Sequence[str]) -> Result:
+    """Tokenise every batch in both ways, in turns, then once more; raise if the ids differ."""
+    library = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    ours = TextTokenizer(DEMO, Architecture.read(DEMO).text)
+    rounds: list[list[tuple[float, float]]] = []
+    lengths: list[int] = []
+    for _ in range(2):
+        rounds.append([])
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            expected, whole_us = timed(lambda: [x.ids for x in library.encode_batch_fast(batch)])  # noqa: B023
+            rows, us = timed(lambda: ours.encode(batch))  # noqa: B023
+            if [row.tolist() for row in rows] != expected:
+                raise AssertionError(f"{work}: other ids")
+            rounds[-1].append((whole_us, us))
+            lengths += map(len, rows)
+    first, again = rounds
+    library_us, us = (median(column) for column in zip(*first, strict=True))
+    again_us = median(us for _, us in again)
+    return Result(work, len(texts), mean(lengths), library_us, us, again_us)
+
+
+def timed(run: Callable[[], T]) -> tuple[T, float]:
+    """Return what a run gives and its processor time per text in microseconds."""
+    start_s = time.process_time()
+    found = run()
+    return found, (time.process_time() - start_s) / BATCH * 1e6
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads add time of their own
+    results = [compare(work, texts) for work, texts in corpora().items()]
+    about = machine.describe(torch.device("cpu"))
+    if options.json:
+        print(json.dumps({"machine": about, "results": [asdict(x) for x in results]}))
+        return
+    print(f"machine: {about}\nmicroseconds of processor time a text")
+    for x in results:
+        print(
+            f"{x.work:32s} {x.tokens:5.1f} tokens: library {x.library_us:6.1f}, words new to "
+            f"known {x.us:6.1f} ({x.library_us / x.us:.1f}x), known {x.again_us:6.1f} "
+            f"({x.library_us / x.again_us:.1f}x)"
+        )
+
+
+if __name__ == "__main__":
+    main()
