@@ -1,12 +1,15 @@
 """What do the answers' encodings cost, and what share of a request is spent outside the towers?
 
 `python -m benchmarks.wire [--width 1024] [--requests 10] [--json]` writes random rows in every
-encoding and body type and times it; then it starts the service on this machine and reads, from
-the Server-Timing header of real requests, where their time went. One request at a time.
+encoding and body type and times it, and the reading of texts (of words seen before) and pictures;
+then it starts the service on this machine and reads, from the Server-Timing header of real
+requests, where their time went. One request at a time.
 """
 
 import argparse
+import base64
 import json
+import os
 import re
 import statistics
 import time
@@ -20,6 +23,7 @@ import torch
 from benchmarks.machine import describe
 from deployments.answer import Embeddings, Usage
 from deployments.config import AppConfig
+from deployments.images import decode_base64
 from deployments.model.architecture import Architecture
 from deployments.model.output import finish
 from deployments.model.source import DEMO
@@ -30,6 +34,7 @@ from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, 
 from serve_app.values import Served
 
 ROWS = (1, 32, 512)
+PICTURE_BYTES = (20_000, 150_000, 2_000_000)
 WORDS_PER_TEXT = 20
 ROUNDS = 15
 CONFIG = AppConfig.model_validate({"text": {"num_cpus": 0.5}, "router": {"num_cpus": 0.5}})
@@ -77,6 +82,18 @@ def parsing(served: Served, tokenizer: TextTokenizer) -> list[dict[str, object]]
         }
         rounded = {name: round(value, 3) for name, value in timed.items()}
         results.append({"rows": num_rows, **rounded, "bytes": len(body)})
+    return results
+
+
+def pictures() -> list[dict[str, object]]:
+    """Time the decoding of pictures in base64, and Python's own; milliseconds."""
+    results: list[dict[str, object]] = []
+    for num_bytes in PICTURE_BYTES:
+        text = base64.b64encode(os.urandom(num_bytes)).decode()
+        ms = median_ms(partial(decode_base64, "the picture", text, num_bytes))
+        stdlib_ms = median_ms(partial(base64.b64decode, text, validate=True))
+        row = {"bytes": num_bytes, "ms": round(ms, 4), "stdlib_ms": round(stdlib_ms, 4)}
+        results.append({**row, "gain": round(stdlib_ms / ms, 1)})
     return results
 
 
@@ -150,13 +167,14 @@ def main() -> None:
         "machine": describe(torch.device("cpu")),
         "rendering": rendering(arguments.width),
         "parsing": parsing(Served(CONFIG, architecture), tokenizer),
+        "pictures": pictures(),
         "shares": shares(arguments.requests),
     }
     if arguments.json:
         print(json.dumps(found))
         return
     print(found["machine"])
-    for name in ("rendering", "parsing", "shares"):
+    for name in ("rendering", "parsing", "pictures", "shares"):
         print(f"\n{name}\n\n{table(found[name])}")  # type: ignore[arg-type]
 
 

@@ -1,6 +1,5 @@
 """An answer's body: JSON in any encoding, or the bare matrix as .npy or Arrow."""
 
-import base64
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import orjson
+import pybase64
 from numpy.typing import NDArray
 
 from deployments.answer import Embeddings
@@ -144,7 +144,7 @@ def _rows(answer: Embeddings, form: Form, part: slice) -> list[Row]:
 
 
 def _base64(rows: Rows) -> list[str]:
-    return [base64.b64encode(row).decode("ascii") for row in _little_endian(rows)]
+    return [pybase64.b64encode_as_string(row) for row in _little_endian(rows)]
 
 
 def _little_endian(rows: Rows) -> Rows:

@@ -18,8 +18,8 @@ TASKS = (None, QUERY_TASK)
 # texts are refused before tokenising, which costs about a second per million characters.
 MAX_CHARACTERS_PER_TOKEN = 32
 
-
 TokenIds = NDArray[np.int32]
+ID_BYTES = 4
 
 
 class TextTokenizer:
@@ -51,8 +51,8 @@ class TextTokenizer:
             )
         if self._tokenizer.encode("").ids != [start, end]:
             raise CheckpointError(f"{path} does not put <s> and </s> around a text")
-        self._start: int = start
-        self._end: int = end
+        self._start, self._end = (array("i", [x]).tobytes() for x in (start, end))
+        self._ends = start, end
         self._words = WordIds(self._tokenizer)
         self.vocab_size: int = size
 
@@ -126,8 +126,9 @@ class TextTokenizer:
                 f"the token ids go from {min(ids)} to {max(ids)}; those of this model go from 0 to "
                 f"{self.vocab_size - 1}"
             )
-        first = 1 if ids and ids[0] == self._start else 0
-        last = len(ids) - 1 if len(ids) > first and ids[-1] == self._end else len(ids)
+        start, end = self._ends
+        first = 1 if ids and ids[0] == start else 0
+        last = len(ids) - 1 if len(ids) > first and ids[-1] == end else len(ids)
         return self._row(array("i", [*prefix, *ids[first:last]]).tobytes(), limit, truncate)
 
     def _fault(self, text: str) -> InputError | None:
@@ -144,17 +145,15 @@ class TextTokenizer:
 
     def _row(self, ids: bytes, limit: int, truncate: bool) -> TokenIds | InputError:
         """Put `<s>` and `</s>` around a text's int32 ids, within the limit."""
-        row = np.empty(len(ids) // 4 + 2, dtype=np.int32)
-        if len(row) > limit and not truncate:
-            return TextTooLongError(
-                f"the text has {len(row):,} tokens, the limit is {limit:,}; split it or ask "
-                "for truncation"
-            )
-        row[0] = self._start
-        row[1:-1] = np.frombuffer(ids, dtype=np.int32)
-        row = row[:limit]
-        row[-1] = self._end
-        return row
+        num_tokens = len(ids) // ID_BYTES + 2
+        if num_tokens > limit:
+            if not truncate:
+                return TextTooLongError(
+                    f"the text has {num_tokens:,} tokens, the limit is {limit:,}; split it or ask "
+                    "for truncation"
+                )
+            ids = ids[: (limit - 2) * ID_BYTES]
+        return np.frombuffer(b"".join((self._start, ids, self._end)), dtype=np.int32)
 
     def _prefix(self, task: str | None) -> str:
         if task not in TASKS:

@@ -10,7 +10,7 @@ import pytest
 
 import serve_app
 from deployments.config import ImageConfig
-from deployments.images import PIECE_CHARS, ImageSources, decode_base64
+from deployments.images import LARGE_CHARS, ImageSources, decode_base64
 from deployments.model.errors import ImageError
 from deployments.work import ImageSourceError
 
@@ -48,11 +48,11 @@ async def test_every_spelling_of_base64_gives_the_picture(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "num_bytes", [*range(1, 20), *(PIECE_CHARS * 3 // 4 + x for x in range(-3, 4))]
+    "num_bytes", [*range(1, 20), *(LARGE_CHARS * 3 // 4 + x for x in range(-3, 4))]
 )
 @pytest.mark.parametrize("line", [None, 76, 5])
 def test_lengths_and_line_breaks_do_not_matter(num_bytes: int, line: int | None) -> None:
-    """Around every remainder and piece border, what is decoded is what Python's base64 encoded."""
+    """Around every remainder, in a thread or not, this decodes what Python's base64 encoded."""
     data = os.urandom(num_bytes)
     text = base64.b64encode(data).decode()
     if line is not None:
@@ -98,12 +98,12 @@ async def test_what_is_not_base64_is_refused(text: str) -> None:
         assert text not in message
 
 
-async def test_padding_at_a_piece_border_is_refused() -> None:
-    """Two padded texts joined are refused also where the join is at the border of a piece."""
-    first = base64.b64encode(bytes(PIECE_CHARS * 3 // 4 - 1)).decode()
-    assert len(first) == PIECE_CHARS
+async def test_padding_inside_a_large_text_is_refused() -> None:
+    """Two padded texts joined are refused where the text is decoded in a thread too."""
+    first = base64.b64encode(bytes(LARGE_CHARS * 3 // 4 - 1)).decode()
+    assert len(first) == LARGE_CHARS
     assert first.endswith("=")
-    assert len(await read(first)) == PIECE_CHARS * 3 // 4 - 1
+    assert len(await read(first)) == LARGE_CHARS * 3 // 4 - 1
     assert "'=' before its end" in await refusal(first + "QUJD")
 
 
@@ -134,7 +134,7 @@ async def test_an_empty_string_is_refused(source: str) -> None:
     assert "is empty; send an http, https or s3 URL" in await refusal(source)
 
 
-@pytest.mark.parametrize("num_bytes", [100, PIECE_CHARS + 100])
+@pytest.mark.parametrize("num_bytes", [100, LARGE_CHARS + 100])
 async def test_inline_pictures_have_a_size_limit(num_bytes: int) -> None:
     """The limit itself passes, one byte more is the image's error, however it is sent."""
     for size in (num_bytes, num_bytes + 1):
