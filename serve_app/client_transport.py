@@ -1,7 +1,6 @@
 """How the client reaches a server: HTTP or an application handle, with retries."""
 
 import asyncio
-import base64
 import io
 import time
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httpx
 import numpy as np
 import orjson
+import pybase64
 
 from deployments.answer import Embeddings
 from deployments.model.errors import EmbeddingError
@@ -184,6 +184,6 @@ def read_rows(answer: httpx.Response) -> Rows:
 def _json_item(item: HandleItem) -> dict[str, str]:
     """Return an item as it is sent: bytes become base64."""
     return {
-        key: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        key: pybase64.b64encode_as_string(value) if isinstance(value, bytes) else value
         for key, value in item.items()
     }
