@@ -4,6 +4,8 @@ import itertools
 import random
 import unicodedata
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -75,6 +77,17 @@ def test_no_text_gets_other_ids_than_alone_and_whole(tokenizer: Tokenizer, max_w
         for start in range(0, len(texts), 64):
             batch = slice(start, start + 64)
             assert put_together(words, texts[batch]) == expected[batch]
+
+
+def test_threads_may_share_the_memory_of_words(tokenizer: Tokenizer):
+    """Several threads that fill, read and begin the memory again get the same ids."""
+    chance = random.Random(9)
+    names = [word for phrase in phrases() for word in phrase.text.split()]
+    batches = [[" ".join(chance.choices(names, k=12)) for _ in range(8)] for _ in range(200)]
+    words = WordIds(tokenizer, max_words=40)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(partial(put_together, words), batches))
+    assert found == [whole(tokenizer, batch) for batch in batches]
 
 
 def test_words_that_spaces_change_are_left_to_the_library(tokenizer: Tokenizer):
