@@ -62,9 +62,9 @@ class WordIds:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [array("i", encoding.ids).tobytes() for encoding in encodings]
 
-    def _learn(self, words: Iterable[str]) -> dict[str, bytes]:
+    def _learn(self, texts_words: Iterable[str]) -> dict[str, bytes]:
         """Find the ids of new words; returns those of all words that may be put together."""
-        known, wanted = self._known, set(words)
+        known, wanted = self._known, set(texts_words)
         new = [word for word in wanted if word not in known]
         if len(known) + len(new) > self._max_words:
             known = self._known = {}  # other threads may still read the old one
