@@ -52,7 +52,6 @@ class TextTokenizer:
         if self._tokenizer.encode("").ids != [start, end]:
             raise CheckpointError(f"{path} does not put <s> and </s> around a text")
         self._start, self._end = (array("i", [x]).tobytes() for x in (start, end))
-        self._ends = start, end
         self._words = WordIds(self._tokenizer)
         self.vocab_size: int = size
 
@@ -115,21 +114,19 @@ class TextTokenizer:
         they are missing.
         """
         limit = self._limit(max_length)
-        prefix = self._tokenizer.encode(self._prefix(task), add_special_tokens=False).ids
+        (prefix,) = self._words.encode([self._prefix(task)])
         return [self._wrap(ids, prefix, limit, truncate) for ids in texts]
 
     def _wrap(
-        self, ids: Sequence[int], prefix: list[int], limit: int, truncate: bool
+        self, ids: Sequence[int], prefix: bytes, limit: int, truncate: bool
     ) -> TokenIds | InputError:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             return InputError(
                 f"the token ids go from {min(ids)} to {max(ids)}; those of this model go from 0 to "
                 f"{self.vocab_size - 1}"
             )
-        start, end = self._ends
-        first = 1 if ids and ids[0] == start else 0
-        last = len(ids) - 1 if len(ids) > first and ids[-1] == end else len(ids)
-        return self._row(array("i", [*prefix, *ids[first:last]]).tobytes(), limit, truncate)
+        inner = array("i", ids).tobytes().removeprefix(self._start).removesuffix(self._end)
+        return self._row(prefix + inner, limit, truncate)
 
     def _fault(self, text: str) -> InputError | None:
         if len(text) > self.max_characters:

@@ -1,8 +1,8 @@
 """Token ids of texts put together from those of their words.
 
 The tokenizer cuts a text at whitespace before anything else, so a word has the same ids in every
-text, and texts share most of their words. Finding the ids of one takes microseconds, looking them
-up a tenth of one.
+text, and texts share most of their words: looking their ids up is faster than finding them
+(benchmarks/README.md).
 """
 
 import json
@@ -95,7 +95,7 @@ class WordIds:
 
 
 def separable(tokenizer: Tokenizer) -> bool:
-    """Tell whether a tokenizer is of the kind that this module can do without."""
+    """Tell whether a text's ids are those of its words, one after the other."""
     pre_tokenizer, normalizer = tokenizer.pre_tokenizer, tokenizer.normalizer
     if pre_tokenizer is None or normalizer is None:
         return False
