@@ -41,8 +41,8 @@ from PIL import Image
 from benchmarks.machine import describe
 from benchmarks.processes import descendants
 from deployments.model import ClipModel
-from deployments.model.parts import text_batches
 from deployments.model.tokenizer import TokenIds
+from deployments.model.towers.packing import text_batches
 from serve_app.gallery import phrases, pictures
 
 MEDIAN_WORDS = 27  # about 67 tokens

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import random_checkpoint
-from deployments.model.checkpoint import Checkpoint, expected_shapes
 from deployments.model.clip import ClipModel
 from deployments.model.errors import CheckpointError
 from deployments.model.output import finish
-from deployments.model.source import WEIGHTS
+from deployments.model.weights.checkpoint import Checkpoint, expected_shapes
+from deployments.model.weights.source import WEIGHTS
 
 MAX_DIFFERENCE = 1e-5
 MAX_PEAK_RATIO = 1.6

@@ -24,9 +24,9 @@ import torch
 
 from benchmarks import machine, random_checkpoint, workloads
 from deployments.model import ClipModel
-from deployments.model.decode import Decoded, Decoder, resolve
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows, finish
+from deployments.model.pictures.decode import Decoded, Decoder, resolve
 
 TEXTS = ((16, 1), (32, 32), (512, 4))  # tokens of a text, texts of a batch
 JPEG_SIZES = ((640, 480), (1280, 960), (4000, 3000))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from deployments.model.architecture import Architecture
-from deployments.model.checkpoint import Shapes, expected_shapes
-from deployments.model.source import DEMO, TOKENIZER_FILES, WEIGHTS
+from deployments.model.weights.checkpoint import Shapes, expected_shapes
+from deployments.model.weights.source import DEMO, TOKENIZER_FILES, WEIGHTS
 
 CHUNK_ELEMENTS = 1 << 22
 # What a layer adds to its input, and what attention compares. At full size each of 24 layers raises

@@ -24,8 +24,8 @@ from tokenizers import Tokenizer
 
 from benchmarks import machine
 from deployments.model.architecture import Architecture
-from deployments.model.source import DEMO
 from deployments.model.tokenizer import TextTokenizer
+from deployments.model.weights.source import DEMO
 from serve_app.gallery import pictures
 
 T = TypeVar("T")

@@ -26,8 +26,8 @@ from deployments.config import AppConfig
 from deployments.images import decode_base64
 from deployments.model.architecture import Architecture
 from deployments.model.output import finish
-from deployments.model.source import DEMO
 from deployments.model.tokenizer import TextTokenizer
+from deployments.model.weights.source import DEMO
 from serve_app import arrow, wire
 from serve_app.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running

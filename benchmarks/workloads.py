@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.model.architecture import Architecture, TextArchitecture, VisionArchitecture
-from deployments.model.image import Pixels
+from deployments.model.pictures.image import Pixels
 from deployments.model.tokenizer import TokenIds
 
 # Log-normal lengths with a median of 67 tokens and a mean of about 123.

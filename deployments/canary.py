@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.model.image import Pixels
 from deployments.model.output import Rows
+from deployments.model.pictures.image import Pixels
 from deployments.model.tokenizer import TokenIds
 
 THRESHOLD = 0.999

@@ -14,7 +14,7 @@ import numpy as np
 from deployments import canary
 from deployments.canary import Canary, Embed, Input
 from deployments.config import AppConfig
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 from deployments.selfcheck import SelfCheck
 from deployments.work import TowerUnavailableError
 
@@ -168,7 +168,7 @@ class Device:
 
     def _trim(self) -> None:
         """Give freed memory back to the system now and then; a GPU's is kept by torch."""
-        from deployments.model import memory
+        from deployments.model.runtime import memory
 
         now_s = time.monotonic()
         if self._is_cpu and now_s > self._trimmed_s + TRIM_PERIOD_S:

@@ -13,7 +13,7 @@ from deployments.config import ImageConfig
 from deployments.images import ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError
-from deployments.model.image import open_image
+from deployments.model.pictures.image import open_image
 from deployments.model.tokenizer import TextTokenizer, TokenIds
 from deployments.work import ImageItem, Item, TextItem, TokenItem
 

@@ -23,9 +23,9 @@ from deployments.metrics import RouterMetrics
 from deployments.modality import Work, image_modality, text_modality
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.model.errors import OptionError
-from deployments.model.fingerprint import combine, preprocessing_digest
 from deployments.model.output import check_dimensions, finish
-from deployments.model.source import TOKENIZER_FILES, find
+from deployments.model.weights.fingerprint import combine, preprocessing_digest
+from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.preparation import TEXTS, Prepared, Preparer, timed
 from deployments.queueing import Lane
 from deployments.replicas import TargetsConfig

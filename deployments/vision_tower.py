@@ -17,8 +17,8 @@ from deployments.device import Device
 from deployments.express import ExpressBatcher
 from deployments.finite import FiniteGuard
 from deployments.metrics import TowerMetrics
-from deployments.model.image import Pixels
 from deployments.model.output import Row
+from deployments.model.pictures.image import Pixels
 from deployments.work import ImageChunk, TowerRows
 
 if TYPE_CHECKING:

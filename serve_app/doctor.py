@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deployments.config import AppConfig
-from deployments.model.source import WEIGHTS
+from deployments.model.weights.source import WEIGHTS
 from serve_app.checkup import machine, published, weights
 from serve_app.checkup.finding import Finding, fails, ok
 from serve_app.checkup.memory import memory

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.config import AppConfig
-from deployments.model.source import find
+from deployments.model.weights.source import find
 from deployments.work import ServiceError
 from serve_app.keys import KeyRing
 
@@ -162,7 +162,7 @@ def require_startable(config: AppConfig, ingress: Ingress) -> None:
     KeyRing(config)
     wanted = needed_gpus(config)
     if wanted or config.model.device.startswith("cuda"):
-        from deployments.model.hardware import gpus
+        from deployments.model.runtime.hardware import gpus
 
         count = len(gpus())
         if count < max(wanted, 1):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 
 # The fields of the published config.json; every text size is left to jina-embeddings-v3.
 PUBLISHED_CONFIG: dict[str, Any] = {
@@ -140,7 +140,7 @@ def write_checkpoint() -> WriteCheckpoint:
         from safetensors.torch import save_file
 
         from deployments.model.architecture import Architecture
-        from deployments.model.checkpoint import expected_shapes
+        from deployments.model.weights.checkpoint import expected_shapes
 
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.deepcopy(PUBLISHED_CONFIG)

@@ -106,10 +106,14 @@ def test_the_project_keeps_its_layers() -> None:
     ("file", "source", "fault"),
     [
         ("deployments/router.py", "import serve_app.wire", "imports serve_app.wire"),
-        ("deployments/model/text.py", "import ray", "imports ray"),
-        ("deployments/model/text.py", "from pydantic import BaseModel", "imports pydantic"),
-        ("deployments/model/text.py", "from deployments import work", "imports deployments.work"),
-        ("deployments/model/text.py", "from ..work import Rows", "imports deployments.work"),
+        ("deployments/model/towers/text.py", "import ray", "imports ray"),
+        ("deployments/model/towers/text.py", "from pydantic import BaseModel", "imports pydantic"),
+        (
+            "deployments/model/towers/text.py",
+            "from deployments import work",
+            "imports deployments.work",
+        ),
+        ("deployments/model/towers/text.py", "from ..work import Rows", "imports deployments.work"),
         ("deployments/model/__init__.py", "from .. import work", "imports deployments.work"),
         ("deployments/work.py", "def f():\n    import torch", "imports torch"),
         ("deployments/plan.py", "from ray import serve", "imports ray"),
@@ -134,7 +138,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, source: str, fa
     ("file", "source"),
     [
         ("serve_app/app.py", "import ray\nfrom deployments.model import ClipModel"),
-        ("deployments/model/text.py", "import torch\nfrom deployments.model import image"),
+        ("deployments/model/towers/text.py", "import torch\nfrom deployments.model import image"),
         ("deployments/model/reference.py", "import timm\nimport transformers"),
         ("deployments/rayonnant.py", "import torchlight"),
         ("tests/test_x.py", "x = 0\n" * 250),
@@ -161,4 +165,4 @@ def test_modules_of_the_router_load_without_torch_or_ray() -> None:
     light = [f"deployments.model.{x}" for x in ("tokenizer", "image", "output", "errors")]
     light += ["deployments.work", "deployments.config"]
     assert loaded_after(light, {"torch", "ray"}) == set()
-    assert loaded_after(["deployments.model.attention"], {"torch", "ray"}) == {"torch"}
+    assert loaded_after(["deployments.model.towers.attention"], {"torch", "ray"}) == {"torch"}

@@ -27,8 +27,8 @@ from deployments.bulk.columns import (
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.prepare import Preparer
 from deployments.bulk.tower import BulkTower
-from deployments.model.image import Pixels
 from deployments.model.output import Row, Rows, finish
+from deployments.model.pictures.image import Pixels
 from deployments.model.tokenizer import TokenIds
 
 if TYPE_CHECKING:

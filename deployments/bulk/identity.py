@@ -8,7 +8,7 @@ from deployments.bulk.blocks import Plan
 from deployments.bulk.input import Layout
 from deployments.bulk.options import EmbedOptions
 from deployments.model.errors import OptionError
-from deployments.model.source import FILES, find
+from deployments.model.weights.source import FILES, find
 
 PREFIX = "embedding."
 

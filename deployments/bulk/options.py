@@ -8,7 +8,7 @@ from deployments.config import AppConfig, ImageConfig
 from deployments.model.architecture import Architecture
 from deployments.model.errors import OptionError
 from deployments.model.output import check_dimensions
-from deployments.model.source import TOKENIZER_FILES, find
+from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.replicas import Frozen, PositiveInt
 
 Precision = Literal["float32", "float16", "int8", "binary"]

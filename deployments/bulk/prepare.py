@@ -27,9 +27,9 @@ from deployments.bulk.options import EmbedOptions
 from deployments.images import SCHEME, ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError, InputError
-from deployments.model.image import open_image, to_pixels
-from deployments.model.source import TOKENIZER_FILES, find
+from deployments.model.pictures.image import open_image, to_pixels
 from deployments.model.tokenizer import TextTokenizer
+from deployments.model.weights.source import TOKENIZER_FILES, find
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ico"),

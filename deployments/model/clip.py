@@ -13,18 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deployments.model import compilation, decode, loading
-from deployments.model.checkpoint import Checkpoint
-from deployments.model.decode import Decoded, Decoder, Encoded
 from deployments.model.errors import ImageError, OptionError
-from deployments.model.fingerprint import tower_digest
-from deployments.model.image import MAX_PIXELS, Pixels
 from deployments.model.output import Rows, check_dimensions, finish
-from deployments.model.parts import text_batches
-from deployments.model.runners import Pending, Runner
-from deployments.model.source import WEIGHTS
+from deployments.model.pictures import decode
+from deployments.model.pictures.decode import Decoded, Decoder, Encoded
+from deployments.model.pictures.image import MAX_PIXELS, Pixels
+from deployments.model.runtime import compilation
+from deployments.model.runtime.runners import Pending, Runner
+from deployments.model.runtime.warmup import WarmUp, warm_text, warm_vision
 from deployments.model.tokenizer import TextTokenizer, TokenIds
-from deployments.model.warmup import WarmUp, warm_text, warm_vision
+from deployments.model.towers.packing import text_batches
+from deployments.model.weights import loading
+from deployments.model.weights.checkpoint import Checkpoint
+from deployments.model.weights.fingerprint import tower_digest
+from deployments.model.weights.source import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class ClipModel:
             revision: commit of a hub id; the published model has a pinned default.
             device: a torch device, or `"auto"` (CUDA where there is one).
             dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` (bfloat16 on CUDA).
-            attention: `"auto"` or a kernel of `deployments.model.attention`.
+            attention: `"auto"` or a kernel of `deployments.model.towers.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.
             compile: `"on"`, `"off"`, or `"auto"` (on CUDA); includes the graphs of small batches.

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deployments.model.architecture import TextArchitecture, VisionArchitecture
-from deployments.model.checkpoint import Checkpoint
-from deployments.model.image import Pixels
 from deployments.model.output import Rows
+from deployments.model.pictures.image import Pixels
+from deployments.model.weights.checkpoint import Checkpoint
 
 TextForward = Callable[[Sequence[NDArray[np.int32]]], Rows]
 ImageForward = Callable[[Pixels], Rows]

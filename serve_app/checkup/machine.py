@@ -27,7 +27,7 @@ def versions() -> Finding:
 
 def gpu(config: AppConfig) -> list[Finding]:
     """Look at the GPUs and the driver, against what the configuration asks for."""
-    from deployments.model import hardware
+    from deployments.model.runtime import hardware
 
     here, driver = hardware.gpus(), hardware.driver()
     wanted = needed_gpus(config)
@@ -50,7 +50,7 @@ def gpu(config: AppConfig) -> list[Finding]:
 
 def kernels(config: AppConfig) -> list[Finding]:
     """Say which attention kernels run here, and which are taken."""
-    from deployments.model import hardware
+    from deployments.model.runtime import hardware
 
     model = config.model
     try:
@@ -70,7 +70,8 @@ def precision(config: AppConfig) -> list[Finding]:
 
     It is no default there: one configuration gives one set of vectors on every machine.
     """
-    from deployments.model import hardware, loading
+    from deployments.model.runtime import hardware
+    from deployments.model.weights import loading
 
     place = loading.place(config.model.device, config.model.dtype)
     if place.device.type != "cpu" or config.model.dtype != "auto":

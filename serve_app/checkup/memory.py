@@ -16,8 +16,9 @@ def memory(config: AppConfig, folder: Path) -> Finding:
     The estimate counts the first replicas: weights, a full batch, and for the golden self-check
     one tower in float32. On a GPU, warm-up runs a full batch and gives the final word.
     """
-    from deployments.model import hardware, loading
     from deployments.model.architecture import Architecture
+    from deployments.model.runtime import hardware
+    from deployments.model.weights import loading
 
     place = loading.place(config.model.device, config.model.dtype)
     dtype = str(place.dtype).removeprefix("torch.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deployments.config import AppConfig
 from deployments.model.errors import CheckpointError
-from deployments.model.source import DEMO, FILES, PINNED_REVISIONS, PUBLISHED, WEIGHTS, find
+from deployments.model.weights.source import DEMO, FILES, PINNED_REVISIONS, PUBLISHED, WEIGHTS, find
 from serve_app.checkup.finding import Finding, fails, ok, warning
 
 PUBLISHED_BYTES = 1_730_688_642
@@ -16,7 +16,7 @@ FOLDER = f"set model.source to a folder with {', '.join(FILES)}"
 
 def locate(source: str, revision: str | None) -> tuple[Path | None, Finding]:
     """Find the checkpoint without downloading it, and read its header strictly."""
-    from deployments.model.checkpoint import Checkpoint
+    from deployments.model.weights.checkpoint import Checkpoint
 
     if source.startswith("s3://"):
         return None, ok("weights", f"{source}, fetched at start")

@@ -7,7 +7,7 @@ import pytest
 
 from deployments import canary
 from deployments.canary import Canary
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 from deployments.selfcheck import STUCK_S, SelfCheck
 
 ROWS = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)

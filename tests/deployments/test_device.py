@@ -38,7 +38,7 @@ def test_a_kernel_that_is_wrong_in_half_precision_only_does_not_start(monkeypatc
 
     monkeypatch.setattr(ClipModel, "embed_tokens", wrong)
     monkeypatch.setattr("deployments.canary.golden", lambda *_: pytest.fail("not the demo"))
-    from deployments.model.source import DEMO
+    from deployments.model.weights.source import DEMO
 
     with pytest.raises(RuntimeError, match="golden self-check"):
         Device(config(source=str(DEMO), dtype="bfloat16"), "text")
@@ -65,7 +65,7 @@ def test_a_tower_that_drifts_fails_its_health_check():
 async def test_a_tower_on_a_cpu_gives_memory_back_now_and_then(monkeypatch):
     """Once a period, however many batches there are."""
     trims = []
-    monkeypatch.setattr("deployments.model.memory.trim", lambda: trims.append(1))
+    monkeypatch.setattr("deployments.model.runtime.memory.trim", lambda: trims.append(1))
     device = Device(config(), "text")
     monkeypatch.setattr("deployments.device.TRIM_PERIOD_S", 0)
     await device.run(int)

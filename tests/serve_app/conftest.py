@@ -12,7 +12,7 @@ import pytest
 
 from deployments.config import AppConfig, ImageConfig, RouterConfig, TextTowerConfig
 from deployments.model.architecture import Architecture
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 from serve_app.gallery import FOLDER
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 from serve_app.values import Served

@@ -11,7 +11,7 @@ import pytest
 
 from deployments.model import ClipModel
 from deployments.model.output import to_int8
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 
 NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.config import AppConfig
-from deployments.model.source import DEMO, FILES
+from deployments.model.weights.source import DEMO, FILES
 from serve_app.checkup import machine, published, weights
 from serve_app.checkup.memory import GIB, judge
 from serve_app.cli import main
@@ -63,7 +63,7 @@ def test_contradictory_settings_are_a_finding():
 
 def test_gpus_that_are_not_here_fail(monkeypatch):
     """Two GPUs are asked for, none is here; with two it is well."""
-    from deployments.model import hardware
+    from deployments.model.runtime import hardware
 
     config = AppConfig.model_validate({"text": {"num_gpus": 1}, "vision": {"num_gpus": 1}})
     monkeypatch.setattr(hardware, "gpus", list)
@@ -201,7 +201,7 @@ def test_the_shipped_checkpoint_does_not_pass_for_the_published_one(demo):
 @pytest.mark.parametrize(("gain", "offers"), [(1.9, True), (0.5, False)])
 def test_bfloat16_is_offered_on_a_cpu_where_it_is_faster(gain, offers, monkeypatch):
     """The gain is measured, shown, and offered only where there is one; a choice ends the topic."""
-    from deployments.model import hardware
+    from deployments.model.runtime import hardware
 
     monkeypatch.setattr(hardware, "bfloat16_gain", lambda: gain)
     (finding,) = machine.precision(AppConfig.model_validate({"model": {"device": "cpu"}}))
@@ -213,6 +213,6 @@ def test_bfloat16_is_offered_on_a_cpu_where_it_is_faster(gain, offers, monkeypat
 
 def test_the_gain_of_bfloat16_is_a_ratio_of_times():
     """It is positive, and far from what a wrong unit would give."""
-    from deployments.model.hardware import bfloat16_gain
+    from deployments.model.runtime.hardware import bfloat16_gain
 
     assert 0.001 < bfloat16_gain() < 100

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 
 GOLDEN = sorted((DEMO / "golden").glob("*.*"))
 MIB = 1024 * 1024

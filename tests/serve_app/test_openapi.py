@@ -9,7 +9,7 @@ from jsonschema.validators import validator_for
 
 from deployments.config import AppConfig
 from deployments.model.architecture import Architecture
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 from serve_app import fields, openapi, wire
 from serve_app.docs import page
 from serve_app.values import Served

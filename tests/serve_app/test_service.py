@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deployments.model import ClipModel
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 from serve_app.gallery import FOLDER, LANGUAGES, phrases, pictures
 
 TEXTS = ["red apple", "", "かわいい犬がいる", "a <pad> b", "قطة صغيرة جميلة جدا", "long " * 300]

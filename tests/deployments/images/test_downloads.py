@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from deployments.model.image import open_image
+from deployments.model.pictures.image import open_image
 from deployments.work import ImageSourceError
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter

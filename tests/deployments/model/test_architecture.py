@@ -7,7 +7,7 @@ from transformers import JinaEmbeddingsV3Config
 
 from deployments.model.architecture import Architecture, TextArchitecture
 from deployments.model.errors import CheckpointError
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deployments.model import ClipModel
-from deployments.model.image import open_image, to_pixels
-from deployments.model.source import DEMO, FILES
+from deployments.model.pictures.image import open_image, to_pixels
+from deployments.model.weights.source import DEMO, FILES
 
 MAX_TOKENS = 8192
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from deployments.model import ClipModel
-from deployments.model.checkpoint import EMBEDDINGS, TEXT_PREFIX, Checkpoint
+from deployments.model.weights.checkpoint import EMBEDDINGS, TEXT_PREFIX, Checkpoint
 
 WORDS = ["red", "apple", "12", "grüner", "Apfel", "赤いリンゴ", "яблоко", "تفاحة"]
 PAD = 1

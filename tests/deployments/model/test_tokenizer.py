@@ -8,8 +8,8 @@ import pytest
 
 from deployments.model.architecture import Architecture, TextArchitecture
 from deployments.model.errors import CheckpointError, InputError, OptionError, TextTooLongError
-from deployments.model.source import DEMO
 from deployments.model.tokenizer import TextTokenizer
+from deployments.model.weights.source import DEMO
 
 TASK = "retrieval.query"
 PREFIX = "Represent the query for retrieving evidence documents: "

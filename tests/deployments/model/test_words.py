@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.normalizers import NFKC
 from tokenizers.pre_tokenizers import Metaspace
 
-from deployments.model.source import DEMO
+from deployments.model.weights.source import DEMO
 from deployments.model.words import MAX_WORD_LENGTH, WordIds, separable
 from serve_app.gallery import phrases
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deployments.model import kernels
-from deployments.model.attention import (
+from deployments.model.errors import OptionError
+from deployments.model.towers import kernels
+from deployments.model.towers.attention import (
     LONG_TOKENS,
     PackedKernels,
     Segments,
@@ -18,7 +19,6 @@ from deployments.model.attention import (
     resolve_dense,
     resolve_packed,
 )
-from deployments.model.errors import OptionError
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 9, 5, 3, 3, 1)
@@ -148,7 +148,9 @@ def test_auto_is_sdpa_on_a_cpu():
 def test_auto_on_a_gpu_takes_what_runs_there(monkeypatch: pytest.MonkeyPatch):
     """Kernels that fail their trial are left out; the last that runs takes the long texts."""
     faults = {"varlen": "", "flash2": "ImportError: absent", "flash4": ""}
-    monkeypatch.setattr("deployments.model.attention._packed_fault", lambda name, *_: faults[name])
+    monkeypatch.setattr(
+        "deployments.model.towers.attention._packed_fault", lambda name, *_: faults[name]
+    )
     gpu = torch.device("cuda")
     assert resolve_packed("auto", gpu, torch.bfloat16) == PackedKernels("varlen", "flash4")
     faults["flash4"] = "RuntimeError: too old a GPU"

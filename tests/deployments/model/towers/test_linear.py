@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deployments.model import linear
-from deployments.model.linear import Linear
+from deployments.model.towers import linear
+from deployments.model.towers.linear import Linear
 
 
 def test_the_linear_layer_equals_torchs_own(monkeypatch: pytest.MonkeyPatch):

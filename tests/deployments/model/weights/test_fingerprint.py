@@ -6,7 +6,12 @@ import struct
 import numpy as np
 import pytest
 
-from deployments.model.fingerprint import SAMPLE_BYTES, combine, preprocessing_digest, tower_digest
+from deployments.model.weights.fingerprint import (
+    SAMPLE_BYTES,
+    combine,
+    preprocessing_digest,
+    tower_digest,
+)
 
 CHOICES = {"dtype": "float32", "text_attention": "sdpa"}
 

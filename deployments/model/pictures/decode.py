@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from deployments.model.errors import ImageError, OptionError
-from deployments.model.image import MAX_PIXELS, Pixels, check_size, open_image, to_pixels
+from deployments.model.pictures.image import MAX_PIXELS, Pixels, check_size, open_image, to_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def decode_jpegs(images: Sequence[bytes], device: torch.device) -> list[Tensor]:
 def resize(image: Tensor, size: int) -> Tensor:
     """Resize the shorter side to `size` and cut out the centre; uint8 [size, size, 3].
 
-    The same geometry as `deployments.model.image.to_pixels`, on the device of the picture.
+    The same geometry as `deployments.model.pictures.image.to_pixels`, on the device of the picture.
     """
     height, width = image.shape[1:]
     if width <= height:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.model import memory
 from deployments.model.architecture import TextArchitecture, VisionArchitecture
-from deployments.model.image import Pixels
-from deployments.model.runners import Runner
+from deployments.model.pictures.image import Pixels
+from deployments.model.runtime import memory
+from deployments.model.runtime.runners import Runner
 from deployments.model.tokenizer import TokenIds
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.model import ClipModel, decode
-from deployments.model.decode import Decoder, gpu_suits, resize, resolve
+from deployments.model import ClipModel
 from deployments.model.errors import ImageError, OptionError
-from deployments.model.image import open_image, to_pixels
+from deployments.model.pictures import decode
+from deployments.model.pictures.decode import Decoder, gpu_suits, resize, resolve
+from deployments.model.pictures.image import open_image, to_pixels
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.model import text, vision
 from deployments.model.architecture import VisionArchitecture
+from deployments.model.towers import text, vision
 
 CPU = torch.device("cpu")
 PUBLISHED = VisionArchitecture()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from deployments.model.errors import CheckpointError
 
-DEMO = Path(__file__).parent / "demo"
+DEMO = Path(__file__).parents[1] / "demo"
 PUBLISHED = "jinaai/jina-clip-v2"
 PINNED_REVISIONS = {PUBLISHED: "e10d47f5691d0454a0fb5d13f46f2199b74cb436"}
 WEIGHTS = "model.safetensors"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.model.memory import trim
+from deployments.model.runtime.memory import trim
 
 BLOCK_BYTES, BLOCKS, KEPT = 64 * 1024, 2000, 100
 

@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from deployments.model.errors import CheckpointError
-from deployments.model.source import DEMO, FILES, PINNED_REVISIONS, PUBLISHED, find
+from deployments.model.weights.source import DEMO, FILES, PINNED_REVISIONS, PUBLISHED, find
 
 COMMIT = PINNED_REVISIONS[PUBLISHED]
 BUCKET = "weights"
@@ -62,7 +62,7 @@ def find_offline(cache: Path, source: str, revision: str | None = None) -> tuple
     """Run `find` in a process without network access to the hub; return (folder, error)."""
     code = (
         "import sys, json\n"
-        "from deployments.model.source import find\n"
+        "from deployments.model.weights.source import find\n"
         "from deployments.model.errors import CheckpointError\n"
         "try: print(json.dumps([str(find(*json.loads(sys.argv[1]))), '']))\n"
         "except CheckpointError as error: print(json.dumps(['', str(error)]))\n"

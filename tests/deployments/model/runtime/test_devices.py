@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from deployments.model import attention
-from deployments.model.checkpoint import Checkpoint
-from deployments.model.graphs import Bucket
-from deployments.model.text import PackedTexts, TextTower, _views, pack
-from deployments.model.vision import CUDA_MLP_MULTIPLE, VisionTower
+from deployments.model.runtime.graphs import Bucket
+from deployments.model.towers import attention
+from deployments.model.towers.text import PackedTexts, TextTower, _views, pack
+from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionTower
+from deployments.model.weights.checkpoint import Checkpoint
 
 GPU = torch.device("cuda:0")
 ARCHITECTURE = Checkpoint.open("demo").architecture

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deployments.model.architecture import Architecture, TextArchitecture, VisionArchitecture
 from deployments.model.errors import CheckpointError
-from deployments.model.source import WEIGHTS, find
+from deployments.model.weights.source import WEIGHTS, find
 
 TEXT_PREFIX = "text_model.transformer.roberta."
 VISION_PREFIX = "vision_model."
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: str, revision: str | None = None) -> "Checkpoint":
-        """Find a source (see `deployments.model.source.find`) and check it."""
+        """Find a source (see `deployments.model.weights.source.find`) and check it."""
         return cls(find(source, revision))
 
     def sha256(self) -> str:

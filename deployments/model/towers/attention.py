@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deployments.model import kernels
 from deployments.model.errors import OptionError
+from deployments.model.towers import kernels
 
 logger = logging.getLogger(__name__)
 

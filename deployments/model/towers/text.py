@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deployments.model.architecture import TextArchitecture
-from deployments.model.attention import PackedAttention, Segments, packed_sdpa
-from deployments.model.compilation import compiled
-from deployments.model.graphs import Bucket
-from deployments.model.linear import Linear
+from deployments.model.runtime.compilation import compiled
+from deployments.model.runtime.graphs import Bucket
+from deployments.model.towers.attention import PackedAttention, Segments, packed_sdpa
+from deployments.model.towers.linear import Linear
 
 
 @dataclass(frozen=True)

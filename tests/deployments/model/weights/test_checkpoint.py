@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from deployments.model import ClipModel
 from deployments.model.architecture import Architecture, TextArchitecture, VisionArchitecture
-from deployments.model.checkpoint import (
+from deployments.model.errors import CheckpointError
+from deployments.model.weights.checkpoint import (
     LOGIT_SCALE,
     TEXT_PREFIX,
     VISION_PREFIX,
     Checkpoint,
     expected_shapes,
 )
-from deployments.model.errors import CheckpointError
-from deployments.model.source import FILES
+from deployments.model.weights.source import FILES
 
 PUBLISHED = expected_shapes(Architecture(TextArchitecture(), VisionArchitecture(), ()))
 OTHER_FILES = [name for name in FILES if name != "model.safetensors"]

@@ -11,13 +11,14 @@ from typing import Literal
 
 import torch
 
-from deployments.model import kernels, loading
 from deployments.model.architecture import Architecture
-from deployments.model.attention import resolve_dense, resolve_packed
-from deployments.model.checkpoint import adapted_modules, plain_text_shapes, vision_shapes
 from deployments.model.errors import OptionError
-from deployments.model.linear import Linear
-from deployments.model.runners import inference
+from deployments.model.runtime.runners import inference
+from deployments.model.towers import kernels
+from deployments.model.towers.attention import resolve_dense, resolve_packed
+from deployments.model.towers.linear import Linear
+from deployments.model.weights import loading
+from deployments.model.weights.checkpoint import adapted_modules, plain_text_shapes, vision_shapes
 
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 QUERY_S = 20

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
 from deployments.model.errors import ImageError
-from deployments.model.image import MAX_PIXELS, check_size, open_image, to_pixels
+from deployments.model.pictures.image import MAX_PIXELS, check_size, open_image, to_pixels
 
 SIDE = 120
 SIZES = [(1, 1), (2, 1), (1, 3), (7, 5), (119, 120), (120, 120), (121, 120), (120, 121)]

@@ -5,18 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from deployments.model import ClipModel, memory
-from deployments.model.attention import PackedKernels, Segments, packed_attention
-from deployments.model.checkpoint import Checkpoint
-from deployments.model.compilation import resolve
+from deployments.model import ClipModel
 from deployments.model.errors import OptionError, TextTooLongError
-from deployments.model.graphs import Bucket, fitting, text_buckets
-from deployments.model.loading import Place, fill
-from deployments.model.parts import text_batches
-from deployments.model.runners import TextRunner
-from deployments.model.text import Layer, TextTower, mean_pool, pack
-from deployments.model.vision import PaddedLayerNorm, VisionTower
-from deployments.model.warmup import text_batches as warm_batches
+from deployments.model.runtime import memory
+from deployments.model.runtime.compilation import resolve
+from deployments.model.runtime.graphs import Bucket, fitting, text_buckets
+from deployments.model.runtime.runners import TextRunner
+from deployments.model.runtime.warmup import text_batches as warm_batches
+from deployments.model.towers.attention import PackedKernels, Segments, packed_attention
+from deployments.model.towers.packing import text_batches
+from deployments.model.towers.text import Layer, TextTower, mean_pool, pack
+from deployments.model.towers.vision import PaddedLayerNorm, VisionTower
+from deployments.model.weights.checkpoint import Checkpoint
+from deployments.model.weights.loading import Place, fill
 
 CPU = torch.device("cpu")
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deployments.model.architecture import VisionArchitecture
-from deployments.model.attention import DenseAttention, dense_sdpa
-from deployments.model.compilation import compiled
-from deployments.model.linear import Linear
+from deployments.model.runtime.compilation import compiled
+from deployments.model.towers.attention import DenseAttention, dense_sdpa
+from deployments.model.towers.linear import Linear
 
 # cuBLAS falls to a third of its speed on a width that is no multiple of 8; of 256, it is best.
 CUDA_MLP_MULTIPLE = 256

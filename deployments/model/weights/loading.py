@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.model import attention as kernels
-from deployments.model.checkpoint import Checkpoint
-from deployments.model.compilation import keep_caches
 from deployments.model.errors import OptionError
-from deployments.model.image import Pixels
-from deployments.model.linear import arrange
-from deployments.model.runners import (
+from deployments.model.pictures.image import Pixels
+from deployments.model.runtime.compilation import keep_caches
+from deployments.model.runtime.runners import (
     ReferenceRunner,
     Runner,
     TextRunner,
     VisionRunner,
     inference,
 )
-from deployments.model.text import TextTower
 from deployments.model.tokenizer import TokenIds
-from deployments.model.vision import CUDA_MLP_MULTIPLE, VisionTower
+from deployments.model.towers import attention as kernels
+from deployments.model.towers.linear import arrange
+from deployments.model.towers.text import TextTower
+from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionTower
+from deployments.model.weights.checkpoint import Checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deployments.model import ClipModel, runners
+from deployments.model import ClipModel
+from deployments.model.runtime import runners
 
 
 @pytest.mark.parametrize("limit", [1, 40, 100])

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deployments.model import graphs
 from deployments.model.errors import OptionError, TextTooLongError
-from deployments.model.image import Pixels
 from deployments.model.output import Rows
-from deployments.model.parts import CPU_TOKENS, filling, text_batches
-from deployments.model.text import PackedTexts, TextTower, pack
+from deployments.model.pictures.image import Pixels
+from deployments.model.runtime import graphs
 from deployments.model.tokenizer import TokenIds
-from deployments.model.vision import VisionTower
+from deployments.model.towers.packing import CPU_TOKENS, filling, text_batches
+from deployments.model.towers.text import PackedTexts, TextTower, pack
+from deployments.model.towers.vision import VisionTower
 
 Batch = TypeVar("Batch", contravariant=True)
 

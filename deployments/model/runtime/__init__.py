@@ -1,0 +1,1 @@
+"""How a tower runs on a device: compiled, captured, warmed up and measured."""

@@ -1,0 +1,1 @@
+"""The two encoders in plain torch, and what they are computed with."""
