@@ -23,7 +23,7 @@ import torch
 from benchmarks.machine import describe
 from deployments.answer import Embeddings, Usage
 from deployments.config import AppConfig
-from deployments.images import decode_base64
+from deployments.images.sources import decode_base64
 from deployments.model.architecture import Architecture
 from deployments.model.output import finish
 from deployments.model.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deployments.answer import Timings
 from deployments.config import ImageConfig
-from deployments.images import ImageSources
+from deployments.images.sources import ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError
 from deployments.model.pictures.image import open_image

@@ -24,7 +24,7 @@ from deployments.bulk.columns import (
     token_column,
 )
 from deployments.bulk.options import EmbedOptions
-from deployments.images import SCHEME, ImageSources
+from deployments.images.sources import SCHEME, ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError, InputError
 from deployments.model.pictures.image import open_image, to_pixels

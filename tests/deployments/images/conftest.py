@@ -10,9 +10,9 @@ import pytest
 from aiohttp.abc import AbstractResolver
 
 import serve_app
-from deployments.addresses import AddressRules
 from deployments.config import ImageConfig
-from deployments.images import ImageSources
+from deployments.images.addresses import AddressRules
+from deployments.images.sources import ImageSources
 from deployments.work import ImageSourceError
 
 CAT = (Path(serve_app.__file__).parent / "gallery" / "cat-face.png").read_bytes()

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from deployments.addresses import (
+from deployments.config import ImageConfig
+from deployments.images.addresses import (
     AddressRules,
     GuardedResolver,
     RefusedError,
     SystemResolver,
     parse_url,
 )
-from deployments.config import ImageConfig
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e"]
 PUBLIC_TRANSLATED = ["::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]

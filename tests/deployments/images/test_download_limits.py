@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.images import ImageSources
+from deployments.images.sources import ImageSources
 from deployments.work import ImageSourceError
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter

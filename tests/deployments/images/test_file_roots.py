@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deployments.config import ImageConfig
-from deployments.images import ImageSources
+from deployments.images.sources import ImageSources
 from deployments.work import ImageSourceError
 from serve_app.gallery import FOLDER
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from deployments.config import ImageConfig
-from deployments.downloads import shorten, too_large
+from deployments.images.http import shorten, too_large
 from deployments.work import ImageSourceError
 
 if TYPE_CHECKING:

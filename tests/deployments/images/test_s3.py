@@ -12,9 +12,9 @@ from botocore.exceptions import ReadTimeoutError
 from moto.server import ThreadedMotoServer
 
 import serve_app
-from deployments.buckets import Buckets
 from deployments.config import ImageConfig
-from deployments.images import ImageSources
+from deployments.images.s3 import Buckets
+from deployments.images.sources import ImageSources
 from deployments.work import ImageSourceError
 
 CAT = (Path(serve_app.__file__).parent / "gallery" / "cat-face.png").read_bytes()

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 import pybase64
 from aiohttp.abc import AbstractResolver
 
-from deployments.buckets import Buckets
 from deployments.config import ImageConfig
-from deployments.downloads import Downloads, shorten, too_large
+from deployments.images.http import Downloads, shorten, too_large
+from deployments.images.s3 import Buckets
 from deployments.model.errors import ImageError
 from deployments.work import ImageSourceError
 

@@ -12,14 +12,14 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from deployments.addresses import (
+from deployments.config import ImageConfig
+from deployments.images.addresses import (
     AddressRules,
     GuardedResolver,
     RefusedError,
     SystemResolver,
     parse_url,
 )
-from deployments.config import ImageConfig
 from deployments.work import ImageSourceError
 
 REDIRECTS = (301, 302, 303, 307, 308)

@@ -10,7 +10,7 @@ import pytest
 
 import serve_app
 from deployments.config import ImageConfig
-from deployments.images import LARGE_CHARS, ImageSources, decode_base64
+from deployments.images.sources import LARGE_CHARS, ImageSources, decode_base64
 from deployments.model.errors import ImageError
 from deployments.work import ImageSourceError
 
