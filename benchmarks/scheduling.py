@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.machine import describe
-from deployments.batching import Batcher
-from deployments.queueing import Lane
+from deployments.engine.batcher import Batcher
+from deployments.engine.queue import Lane
 
 MAX_BATCH_TOKENS = 16384
 TOKENS_PER_S = 400_000.0

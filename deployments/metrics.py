@@ -14,8 +14,8 @@ from typing import Any
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from deployments.answer import Timings, Usage
-from deployments.batching import Batcher, Ran
-from deployments.finite import FiniteGuard
+from deployments.engine.batcher import Batcher, Ran
+from deployments.engine.finite import FiniteGuard
 from deployments.model.errors import InputError
 from deployments.work import DeadlineError, OverloadedError
 

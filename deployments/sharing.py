@@ -17,10 +17,10 @@ import numpy as np
 
 from deployments.cache import RowCache
 from deployments.dispatch import Piece
+from deployments.engine.queue import Lane
 from deployments.model.errors import InputError
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
-from deployments.queueing import Lane
 from deployments.work import TowerRows
 
 T = TypeVar("T", TokenIds, bytes)

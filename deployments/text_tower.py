@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from ray import serve
 
 from deployments.answer import TowerAnswers
-from deployments.batching import Times, within
 from deployments.coalescing import answer_each
 from deployments.config import AppConfig
-from deployments.device import Device
-from deployments.express import ExpressBatcher
-from deployments.finite import FiniteGuard
+from deployments.engine.batcher import Times, within
+from deployments.engine.device import Device
+from deployments.engine.express import ExpressBatcher
+from deployments.engine.finite import FiniteGuard
 from deployments.metrics import TowerMetrics
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds

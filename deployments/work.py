@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from deployments.engine.queue import Lane
 from deployments.model.errors import EmbeddingError, ImageError, InputError
 from deployments.model.output import Row, Rows
 from deployments.model.tokenizer import TokenIds
-from deployments.queueing import Lane
 
 
 class RequestError(InputError):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from deployments.engine.queue import Lane
 from deployments.model.architecture import QUERY_TASK
-from deployments.queueing import Lane
 from serve_app import items, values
 from serve_app.errors import FieldError
 from serve_app.items import Modality

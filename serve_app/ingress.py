@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from deployments.queueing import Lane
+from deployments.engine.queue import Lane
 from serve_app import fields, openapi, playground, rendering, wire
 from serve_app.docs import page
 from serve_app.exchange import Clock, call, json_response, on_error, read_body

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from deployments.config import AppConfig
-from deployments.queueing import Lane
+from deployments.engine.queue import Lane
 from deployments.replicas import Frozen, PositiveInt
 from deployments.work import (
     KeyFormatError,

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
+from deployments.engine.queue import Lane
 from deployments.model.architecture import QUERY_TASK
-from deployments.queueing import Lane
 from deployments.work import Item, RequestError
 from serve_app import fields, items, values
 from serve_app.errors import FieldError

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from deployments.batching import Batcher
 from deployments.config import AppConfig
-from deployments.device import Device
-from deployments.finite import FiniteGuard
+from deployments.engine.batcher import Batcher
+from deployments.engine.device import Device
+from deployments.engine.finite import FiniteGuard
 from deployments.model.output import Row, Rows
 from deployments.work import TowerUnavailableError
 

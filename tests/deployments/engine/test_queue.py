@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.queueing import WorkQueue
+from deployments.engine.queue import WorkQueue
 
 BUDGET = 16384
 

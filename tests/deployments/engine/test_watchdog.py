@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.progress import FIRST_BATCH_S, Progress
+from deployments.engine.watchdog import FIRST_BATCH_S, Progress
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deployments.finite import FiniteGuard
+from deployments.engine.finite import FiniteGuard
 from deployments.work import ServiceError
 
 

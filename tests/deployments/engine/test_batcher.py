@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batching import Batcher, within
+from deployments.engine.batcher import Batcher, within
 from deployments.work import DeadlineError, RequestTooLargeError, Terms
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.config import AppConfig, ModelConfig
-from deployments.device import Device
+from deployments.engine.device import Device
 from deployments.model import ClipModel
 
 
@@ -37,7 +37,7 @@ def test_a_kernel_that_is_wrong_in_half_precision_only_does_not_start(monkeypatc
         return rows[:, ::-1] if model.choices["dtype"] == "bfloat16" else rows
 
     monkeypatch.setattr(ClipModel, "embed_tokens", wrong)
-    monkeypatch.setattr("deployments.canary.golden", lambda *_: pytest.fail("not the demo"))
+    monkeypatch.setattr("deployments.engine.canary.golden", lambda *_: pytest.fail("not the demo"))
     from deployments.model.weights.source import DEMO
 
     with pytest.raises(RuntimeError, match="golden self-check"):
@@ -67,9 +67,9 @@ async def test_a_tower_on_a_cpu_gives_memory_back_now_and_then(monkeypatch):
     trims = []
     monkeypatch.setattr("deployments.model.runtime.memory.trim", lambda: trims.append(1))
     device = Device(config(), "text")
-    monkeypatch.setattr("deployments.device.TRIM_PERIOD_S", 0)
+    monkeypatch.setattr("deployments.engine.device.TRIM_PERIOD_S", 0)
     await device.run(int)
     assert len(trims) == 1
-    monkeypatch.setattr("deployments.device.TRIM_PERIOD_S", 3600)
+    monkeypatch.setattr("deployments.engine.device.TRIM_PERIOD_S", 3600)
     await device.run(int)
     assert len(trims) == 1

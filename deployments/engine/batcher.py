@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from deployments.progress import Progress
-from deployments.queueing import Entry, Lane, WorkQueue
+from deployments.engine.queue import Entry, Lane, WorkQueue
+from deployments.engine.watchdog import Progress
 from deployments.work import DeadlineError, RequestTooLargeError, Terms
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from deployments import canary
-from deployments.canary import Canary, Embed, Input
 from deployments.config import AppConfig
+from deployments.engine import canary
+from deployments.engine.canary import Canary, Embed, Input
+from deployments.engine.self_check import SelfCheck
 from deployments.model.weights.source import DEMO
-from deployments.selfcheck import SelfCheck
 from deployments.work import TowerUnavailableError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Device:
     Torch is imported in the replica only, when a Device is made.
 
     Raises:
-        RuntimeError: the tower does not give the rows that it has to (`deployments.canary`).
+        RuntimeError: the tower does not give the rows that it has to (`deployments.engine.canary`).
     """
 
     def __init__(self, config: AppConfig, tower: Literal["text", "vision"]) -> None:

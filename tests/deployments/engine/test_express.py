@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from deployments.batching import Batcher
 from deployments.config import AppConfig
-from deployments.device import Device
-from deployments.express import ExpressBatcher
+from deployments.engine.batcher import Batcher
+from deployments.engine.device import Device
+from deployments.engine.express import ExpressBatcher
 from deployments.model import ClipModel
 
 

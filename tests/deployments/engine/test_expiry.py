@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from deployments.batching import Batcher
-from deployments.queueing import WorkQueue
+from deployments.engine.batcher import Batcher
+from deployments.engine.queue import WorkQueue
 from deployments.work import DeadlineError
 
 BATCH = 100

@@ -5,10 +5,10 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from deployments import canary
-from deployments.canary import Canary
+from deployments.engine import canary
+from deployments.engine.canary import Canary
+from deployments.engine.self_check import STUCK_S, SelfCheck
 from deployments.model.weights.source import DEMO
-from deployments.selfcheck import STUCK_S, SelfCheck
 
 ROWS = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
 BATCHES = ((np.array([0]), np.array([1])), (np.array([2]),))

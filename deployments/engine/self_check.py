@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from deployments.canary import THRESHOLD, passes
+from deployments.engine.canary import THRESHOLD, passes
 
 logger = logging.getLogger("ray.serve")
 

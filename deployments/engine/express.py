@@ -4,9 +4,9 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from deployments.batching import Batcher, Ran, Times
-from deployments.device import Device
-from deployments.queueing import Lane
+from deployments.engine.batcher import Batcher, Ran, Times
+from deployments.engine.device import Device
+from deployments.engine.queue import Lane
 
 T = TypeVar("T")
 R = TypeVar("R")
