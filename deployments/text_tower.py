@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ray import serve
 
 from deployments.answer import TowerAnswers
-from deployments.coalescing import answer_each
 from deployments.config import AppConfig
 from deployments.engine.batcher import Times, within
 from deployments.engine.device import Device
@@ -14,6 +13,7 @@ from deployments.engine.finite import FiniteGuard
 from deployments.metrics import TowerMetrics
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
+from deployments.routing.coalescing import answer_each
 from deployments.work import TextChunk, TowerRows
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from deployments import tower_client
 from deployments.answer import TowerAnswers
-from deployments.tower_client import TowerClient
+from deployments.routing import tower_client
+from deployments.routing.tower_client import TowerClient
 from deployments.work import DeadlineError, Terms, TextChunk, TowerRows, TowerUnavailableError
 
 LOST = ActorUnavailableError("the node has gone", None)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deployments.sharing import LARGE_BYTES, digests
+from deployments.routing.sharing import LARGE_BYTES, digests
 
 
 async def test_a_digest_tells_contents_apart_and_is_the_same_off_the_event_loop():

@@ -8,14 +8,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from deployments import sharing
-from deployments.admission import Budget
 from deployments.answer import Timings
 from deployments.config import RouterConfig
-from deployments.dispatch import Merge, text_pieces
-from deployments.modality import Modality
 from deployments.model.errors import EmbeddingError, ImageError
-from deployments.sharing import Sharing
+from deployments.routing import sharing
+from deployments.routing.admission import Budget
+from deployments.routing.dispatch import Merge, text_pieces
+from deployments.routing.modality import Modality
+from deployments.routing.sharing import Sharing
 from deployments.work import DeadlineError, OverloadedError, Terms, TowerRows
 
 WIDTH = 4

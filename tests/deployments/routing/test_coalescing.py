@@ -6,8 +6,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from deployments.coalescing import SMALL_SHARE, Coalescer, answer_each
 from deployments.model.errors import EmbeddingError
+from deployments.routing.coalescing import SMALL_SHARE, Coalescer, answer_each
 from deployments.work import DeadlineError, ServiceError, TowerUnavailableError
 
 SHARE = SMALL_SHARE / 4

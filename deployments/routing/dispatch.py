@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from deployments.admission import Hold
 from deployments.answer import Timings
 from deployments.config import RouterConfig
 from deployments.engine.queue import Lane
 from deployments.model.errors import EmbeddingError
 from deployments.model.tokenizer import TokenIds
-from deployments.tower_client import TowerClient
+from deployments.routing.admission import Hold
+from deployments.routing.tower_client import TowerClient
 from deployments.work import ImageChunk, Terms, TextChunk, TowerRows, cut
 
 

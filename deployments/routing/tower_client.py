@@ -11,8 +11,8 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.answer import TowerAnswers
-from deployments.coalescing import Coalescer
 from deployments.model.errors import EmbeddingError
+from deployments.routing.coalescing import Coalescer
 from deployments.work import ImageChunk, ServiceError, TextChunk, TowerRows, TowerUnavailableError
 
 logger = logging.getLogger("ray.serve")

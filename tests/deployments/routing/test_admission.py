@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from deployments.admission import Budget
+from deployments.routing.admission import Budget
 from deployments.work import OverloadedError, RequestTooLargeError
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deployments.cache import ENTRY_BYTES, RowCache
+from deployments.routing.cache import ENTRY_BYTES, RowCache
 
 ROW_BYTES = 4 * 8 + ENTRY_BYTES
 

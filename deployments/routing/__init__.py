@@ -1,0 +1,1 @@
+"""What a Router does with a request: admits, prepares, cuts, sends, merges."""
