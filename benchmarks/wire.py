@@ -28,10 +28,11 @@ from deployments.model.architecture import Architecture
 from deployments.model.output import finish
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import DEMO
-from serve_app import arrow, wire
-from serve_app.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
+from serve_app.api import arrow
+from serve_app.api import request as wire
+from serve_app.api.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
+from serve_app.api.values import Served
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
-from serve_app.values import Served
 
 ROWS = (1, 32, 512)
 PICTURE_BYTES = (20_000, 150_000, 2_000_000)

@@ -1,6 +1,6 @@
 """The Router deployment: splits a request by modality, admits, cuts, fans out, merges, finishes.
 
-It is the HTTP ingress (its routes are in serve_app.ingress) and the target of Python handles.
+It is the HTTP ingress (its routes are in serve_app.api.ingress) and the target of Python handles.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from deployments.replicas import SERVE_SETTINGS, ReplicasConfig
 from deployments.router import Router
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
-from serve_app.ingress import http_app
+from serve_app.api.ingress import http_app
 
 APP_NAME = "embeddings"
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from deployments.model.errors import EmbeddingError
 from serve_app import tracing
 from serve_app.bulk import bulk
-from serve_app.doctor import doctor
+from serve_app.doctor.command import doctor
 from serve_app.plan import plan
 from serve_app.settings import read_config, with_routers
 

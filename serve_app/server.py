@@ -16,7 +16,7 @@ from typing import Literal
 from deployments.config import AppConfig
 from deployments.model.weights.source import find
 from deployments.work import ServiceError
-from serve_app.keys import KeyRing
+from serve_app.api.keys import KeyRing
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"

@@ -105,7 +105,7 @@ def test_the_project_keeps_its_layers() -> None:
 @pytest.mark.parametrize(
     ("file", "source", "fault"),
     [
-        ("deployments/router.py", "import serve_app.wire", "imports serve_app.wire"),
+        ("deployments/router.py", "import serve_app.api.request", "imports serve_app.api.request"),
         ("deployments/model/towers/text.py", "import ray", "imports ray"),
         ("deployments/model/towers/text.py", "from pydantic import BaseModel", "imports pydantic"),
         (
@@ -117,8 +117,8 @@ def test_the_project_keeps_its_layers() -> None:
         ("deployments/model/__init__.py", "from .. import work", "imports deployments.work"),
         ("deployments/work.py", "def f():\n    import torch", "imports torch"),
         ("deployments/plan.py", "from ray import serve", "imports ray"),
-        ("serve_app/ingress.py", "import torch.nn as nn", "imports torch.nn"),
-        ("serve_app/ingress.py", "from transformers import AutoModel", "imports transformers"),
+        ("serve_app/api/ingress.py", "import torch.nn as nn", "imports torch.nn"),
+        ("serve_app/api/ingress.py", "from transformers import AutoModel", "imports transformers"),
         ("deployments/model/clip.py", "import timm", "imports timm"),
         ("tests/test_x.py", "from __future__ import annotations", "postpones annotations"),
         ("benchmarks/long.py", "x = 0\n" * 251, "has 251 lines"),

@@ -1,1 +1,1 @@
-"""Where images come from: bytes, base64, http(s) and S3 URLs, files, and which of them are allowed."""
+"""Where images come from: bytes, base64, http(s), S3 and files; which of them are allowed."""

@@ -13,9 +13,9 @@ import pytest
 from deployments.config import AppConfig, ImageConfig, RouterConfig, TextTowerConfig
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
+from serve_app.api.values import Served
 from serve_app.gallery import FOLDER
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
-from serve_app.values import Served
 
 IMAGE_HOST = "127.0.0.2"  # allowed by the test's configuration; every other private address is not
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployments.model.errors import InputError
-from serve_app import fields, wire
-from serve_app.errors import INTERNAL, answer_to
+from serve_app.api import fields
+from serve_app.api import request as wire
+from serve_app.api.errors import INTERNAL, answer_to
 
 NAMES = [name for field in fields.FIELDS for name in field.names]
 ITEM_KEYS = ["text", "image", "url", "bytes", "image_url", "image_base64", "type", "value", "pdf"]

@@ -11,7 +11,7 @@ from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from deployments.work import OverloadedError, RequestError
 from serve_app.client import AsyncClient, Client
-from serve_app.client_retries import AnswerError, Retries
+from serve_app.client.retries import AnswerError, Retries
 from serve_app.gallery import FOLDER
 
 SENTENCES = ["غروب جميل على الشاطئ", "A beautiful sunset over the beach"]
@@ -144,7 +144,7 @@ def replies(*answers: httpx.Response | Exception):
 def slept(monkeypatch) -> list[float]:
     """The waits of the client, which do not take place."""
     waits: list[float] = []
-    monkeypatch.setattr("serve_app.client_transport.time.sleep", waits.append)
+    monkeypatch.setattr("serve_app.client.transport.time.sleep", waits.append)
     return waits
 
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from deployments.config import AppConfig
 from deployments.model.weights.source import DEMO, FILES
-from serve_app.checkup import machine, published, weights
-from serve_app.checkup.memory import GIB, judge
 from serve_app.cli import main
+from serve_app.doctor import machine, published, weights
+from serve_app.doctor.memory import GIB, judge
 
 
 def doctor(*arguments):

@@ -13,8 +13,8 @@ from deployments.answer import Embeddings, Usage
 from deployments.model.errors import ImageError
 from deployments.model.output import to_binary, to_int8, to_ubinary
 from deployments.work import RequestError
-from serve_app import arrow
-from serve_app.rendering import ENCODINGS, JSON, NPY, Form, negotiate, render
+from serve_app.api import arrow
+from serve_app.api.rendering import ENCODINGS, JSON, NPY, Form, negotiate, render
 
 
 @pytest.fixture

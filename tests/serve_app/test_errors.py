@@ -7,7 +7,7 @@ import pytest
 from deployments import work
 from deployments.model import errors as model_errors
 from deployments.model.errors import EmbeddingError, InputError
-from serve_app.errors import FieldError, answer_to, fault_of, headers_of
+from serve_app.api.errors import FieldError, answer_to, fault_of, headers_of
 
 PRIVATE = "the patient's own words"
 

@@ -6,8 +6,8 @@ import pytest
 from starlette.requests import Request
 
 from deployments.work import OverloadedError, TowerUnavailableError
-from serve_app import exchange
-from serve_app.errors import FieldError
+from serve_app.api import exchange
+from serve_app.api.errors import FieldError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from deployments.work import (
     ServiceError,
     UnauthorizedError,
 )
-from serve_app.keys import KeyRing
+from serve_app.api.keys import KeyRing
 
 
 class Time:

@@ -10,9 +10,10 @@ from jsonschema.validators import validator_for
 from deployments.config import AppConfig
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
-from serve_app import fields, openapi, wire
-from serve_app.docs import page
-from serve_app.values import Served
+from serve_app.api import fields, openapi
+from serve_app.api import request as wire
+from serve_app.api.docs import page
+from serve_app.api.values import Served
 
 
 @pytest.fixture(scope="module")

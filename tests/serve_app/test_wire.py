@@ -6,7 +6,7 @@ import pytest
 
 from deployments.model.errors import OptionError
 from deployments.work import ImageItem, RequestError, TextItem, TokenItem, UnknownModelError
-from serve_app import wire
+from serve_app.api import request as wire
 
 
 @pytest.fixture(scope="module")

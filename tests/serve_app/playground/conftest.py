@@ -29,10 +29,13 @@ from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from deployments.model.output import finish
 from deployments.work import MissingKeyError, TextItem
-from serve_app import gallery, playground, rendering, wire
-from serve_app.exchange import Clock, json_response, on_error, read_body
+from serve_app import gallery
+from serve_app.api import rendering
+from serve_app.api import request as wire
+from serve_app.api.exchange import Clock, json_response, on_error, read_body
+from serve_app.api.values import Served
+from serve_app.playground import routes as playground
 from serve_app.server import LOOPBACK, free_port
-from serve_app.values import Served
 
 PREFIX = "/clip"
 SLOW = b"slow"  # requests with this word take a while

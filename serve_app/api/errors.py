@@ -27,7 +27,7 @@ from deployments.work import (
     UnauthorizedError,
     UnknownModelError,
 )
-from serve_app.shapes import Fault, FieldFault
+from serve_app.api.shapes import Fault, FieldFault
 
 logger = logging.getLogger("ray.serve")
 

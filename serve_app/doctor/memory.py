@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from deployments.config import AppConfig
-from serve_app.checkup.finding import Finding, fails, ok, warning
+from serve_app.doctor.finding import Finding, fails, ok, warning
 
 GIB = 2**30
 

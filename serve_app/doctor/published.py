@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from deployments.model.output import Rows
-from serve_app.checkup.finding import Finding, fails, ok, warning
+from serve_app.doctor.finding import Finding, fails, ok, warning
 
 QUERY_TASK = "retrieval.query"
 TEXT = "A beautiful sunset over the beach"

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from deployments.config import AppConfig
 from deployments.model.errors import OptionError
-from serve_app.checkup.finding import Finding, fails, ok, warning
+from serve_app.doctor.finding import Finding, fails, ok, warning
 from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
 
 PACKAGES = ("jina-clip-serve", "ray", "torch", "numpy", "pillow", "tokenizers", "safetensors")

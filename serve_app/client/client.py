@@ -18,11 +18,11 @@ import httpx
 
 from deployments.model.architecture import QUERY_TASK
 from deployments.model.output import Rows
-from serve_app import client_inputs
-from serve_app.client_inputs import Batch, Image, Job, Options, Output
-from serve_app.client_progress import progress
-from serve_app.client_retries import Retries
-from serve_app.client_transport import HandleTransport, HttpTransport, Transport
+from serve_app.client import inputs as client_inputs
+from serve_app.client.inputs import Batch, Image, Job, Options, Output
+from serve_app.client.progress import progress
+from serve_app.client.retries import Retries
+from serve_app.client.transport import HandleTransport, HttpTransport, Transport
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

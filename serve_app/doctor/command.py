@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from deployments.config import AppConfig
 from deployments.model.weights.source import WEIGHTS
-from serve_app.checkup import machine, published, weights
-from serve_app.checkup.finding import Finding, fails, ok
-from serve_app.checkup.memory import memory
+from serve_app.doctor import machine, published, weights
+from serve_app.doctor.finding import Finding, fails, ok
+from serve_app.doctor.memory import memory
 from serve_app.server import choose_ingress
 from serve_app.settings import read_config
 

@@ -15,9 +15,9 @@ import pybase64
 from deployments.answer import Embeddings
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
-from serve_app.client_inputs import Batch, HandleItem
-from serve_app.client_retries import AnswerError, Retries, retry_after_s
-from serve_app.rendering import JSON, NPY
+from serve_app.api.rendering import JSON, NPY
+from serve_app.client.inputs import Batch, HandleItem
+from serve_app.client.retries import AnswerError, Retries, retry_after_s
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

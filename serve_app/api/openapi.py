@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from serve_app import arrow
-from serve_app.errors import INTERNAL, TABLE
-from serve_app.fields import FIELDS, INPUT
-from serve_app.rendering import JSON, NPY
-from serve_app.shapes import EmbeddingList, Fault, ModelList, State
-from serve_app.values import Served
+from serve_app.api import arrow
+from serve_app.api.errors import INTERNAL, TABLE
+from serve_app.api.fields import FIELDS, INPUT
+from serve_app.api.rendering import JSON, NPY
+from serve_app.api.shapes import EmbeddingList, Fault, ModelList, State
+from serve_app.api.values import Served
 
 Schema = dict[str, Any]
 

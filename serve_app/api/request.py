@@ -13,11 +13,11 @@ import orjson
 from deployments.engine.queue import Lane
 from deployments.model.architecture import QUERY_TASK
 from deployments.work import Item, RequestError
-from serve_app import fields, items, values
-from serve_app.errors import FieldError
-from serve_app.rendering import ENCODINGS, PACKED, Encoding
-from serve_app.shapes import ModelList
-from serve_app.values import Served
+from serve_app.api import fields, items, values
+from serve_app.api.errors import FieldError
+from serve_app.api.rendering import ENCODINGS, PACKED, Encoding
+from serve_app.api.shapes import ModelList
+from serve_app.api.values import Served
 
 
 @dataclass(frozen=True)

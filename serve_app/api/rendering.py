@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from deployments.answer import Embeddings
 from deployments.model.output import Rows, to_binary, to_int8, to_ubinary
 from deployments.work import RequestError
-from serve_app import arrow
-from serve_app.errors import answer_to
-from serve_app.shapes import ItemFault, Row, UsageCount
+from serve_app.api import arrow
+from serve_app.api.errors import answer_to
+from serve_app.api.shapes import ItemFault, Row, UsageCount
 
 Encoding = Literal["float", "base64", "binary", "ubinary", "int8"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)

@@ -14,12 +14,14 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from deployments.engine.queue import Lane
-from serve_app import fields, openapi, playground, rendering, wire
-from serve_app.docs import page
-from serve_app.exchange import Clock, call, json_response, on_error, read_body
-from serve_app.keys import ApiKey, KeyRing
-from serve_app.values import Served
-from serve_app.wire import EmbeddingRequest
+from serve_app.api import fields, openapi, rendering
+from serve_app.api import request as wire
+from serve_app.api.docs import page
+from serve_app.api.exchange import Clock, call, json_response, on_error, read_body
+from serve_app.api.keys import ApiKey, KeyRing
+from serve_app.api.request import EmbeddingRequest
+from serve_app.api.values import Served
+from serve_app.playground import routes as playground
 
 if TYPE_CHECKING:
     from deployments.router import Router

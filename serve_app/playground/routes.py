@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from serve_app import gallery
 
-FOLDER = Path(__file__).parent / "playground"
+FOLDER = Path(__file__).parent
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",

@@ -8,9 +8,9 @@ from typing import Any
 from deployments.config import AppConfig
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.work import RequestError, UnknownModelError
-from serve_app.errors import FieldError
-from serve_app.items import type_of
-from serve_app.rendering import ENCODINGS, Encoding
+from serve_app.api.errors import FieldError
+from serve_app.api.items import type_of
+from serve_app.api.rendering import ENCODINGS, Encoding
 
 MAX_SHOWN_CHARACTERS = 64
 # Clients send it with every document; the model embeds documents without a prefix.

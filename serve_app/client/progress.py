@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from deployments.model.output import Rows
-from serve_app.client_inputs import Job
+from serve_app.client.inputs import Job
 
 LONG_BATCHES = 8
 

@@ -9,11 +9,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 from deployments.engine.queue import Lane
 from deployments.model.architecture import QUERY_TASK
-from serve_app import items, values
-from serve_app.errors import FieldError
-from serve_app.items import Modality
-from serve_app.rendering import ENCODINGS, Encoding
-from serve_app.values import DOCUMENT_TASKS, Served
+from serve_app.api import items, values
+from serve_app.api.errors import FieldError
+from serve_app.api.items import Modality
+from serve_app.api.rendering import ENCODINGS, Encoding
+from serve_app.api.values import DOCUMENT_TASKS, Served
 
 T = TypeVar("T")
 

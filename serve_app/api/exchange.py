@@ -16,8 +16,8 @@ from starlette.responses import Response
 
 from deployments.answer import Timings
 from deployments.work import BodyTooLargeError
-from serve_app.errors import INVALID, Answer, fault, fault_of, headers_of
-from serve_app.rendering import JSON
+from serve_app.api.errors import INVALID, Answer, fault, fault_of, headers_of
+from serve_app.api.rendering import JSON
 
 logger = logging.getLogger("ray.serve")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from deployments.config import AppConfig
 from deployments.model.errors import CheckpointError
 from deployments.model.weights.source import DEMO, FILES, PINNED_REVISIONS, PUBLISHED, WEIGHTS, find
-from serve_app.checkup.finding import Finding, fails, ok, warning
+from serve_app.doctor.finding import Finding, fails, ok, warning
 
 PUBLISHED_BYTES = 1_730_688_642
 PUBLISHED_SHA256 = "eff4c0a13ab4de71a9927a56968fef44e626920ff935e503f1bd3e6ec797062d"

@@ -1,0 +1,1 @@
+"""The HTTP API: requests, answers, errors, keys and its description."""

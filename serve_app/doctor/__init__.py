@@ -1,0 +1,1 @@
+"""What will fail or be slow at a start, found before it."""
