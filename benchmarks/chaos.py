@@ -28,8 +28,8 @@ from benchmarks.chaos_load import Outcome
 from benchmarks.chaos_watch import Watch
 from benchmarks.processes import of_kind
 from deployments.config import AppConfig
+from deployments.errors import ServiceError
 from deployments.model.weights.source import DEMO
-from deployments.work import ServiceError
 from serve_app.server import HAPROXY_PORTS, Ingress, free_port, prepare_environment, running
 
 TOWER_KILL_S = 20

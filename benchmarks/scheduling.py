@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.machine import describe
 from deployments.engine.batcher import Batcher
-from deployments.engine.queue import Lane
+from deployments.messages import Lane
 
 MAX_BATCH_TOKENS = 16384
 TOKENS_PER_S = 400_000.0

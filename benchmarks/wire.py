@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
-from deployments.answer import Embeddings, Usage
 from deployments.config import AppConfig
 from deployments.images.sources import decode_base64
+from deployments.messages import Embeddings, Usage
 from deployments.model.architecture import Architecture
 from deployments.model.output import finish
 from deployments.model.tokenizer import TextTokenizer

@@ -13,11 +13,11 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from deployments.answer import Timings, Usage
 from deployments.engine.batcher import Batcher, Ran
 from deployments.engine.finite import FiniteGuard
+from deployments.errors import DeadlineError, OverloadedError
+from deployments.messages import Timings, Usage
 from deployments.model.errors import InputError
-from deployments.work import DeadlineError, OverloadedError
 
 PREFIX = "jina_clip_"
 BATCH_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]

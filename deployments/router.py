@@ -15,31 +15,34 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.answer import Embeddings, Timings, Usage
-from deployments.config import AppConfig
-from deployments.engine.queue import Lane
+from deployments.config import AppConfig, TargetsConfig
+from deployments.errors import (
+    DeadlineError,
+    FingerprintError,
+    RequestError,
+    ServiceError,
+    TowerUnavailableError,
+)
+from deployments.messages import (
+    Embeddings,
+    ImageItem,
+    Item,
+    Lane,
+    Terms,
+    Timings,
+    Usage,
+    parse_item,
+)
 from deployments.metrics import RouterMetrics
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.model.errors import OptionError
 from deployments.model.output import check_dimensions, finish
 from deployments.model.weights.fingerprint import combine, preprocessing_digest
 from deployments.model.weights.source import TOKENIZER_FILES, find
-from deployments.replicas import TargetsConfig
 from deployments.routing.admission import Budget
 from deployments.routing.dispatch import Merge, raise_first, together
 from deployments.routing.modality import Work, image_modality, text_modality
 from deployments.routing.preparation import TEXTS, Prepared, Preparer, timed
-from deployments.work import (
-    DeadlineError,
-    FingerprintError,
-    ImageItem,
-    Item,
-    RequestError,
-    ServiceError,
-    Terms,
-    TowerUnavailableError,
-    parse_item,
-)
 
 logger = logging.getLogger("ray.serve")
 

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 from ray import serve
 
-from deployments.answer import TowerAnswers
 from deployments.config import AppConfig
 from deployments.engine.batcher import Times, within
 from deployments.engine.device import Device
 from deployments.engine.express import ExpressBatcher
 from deployments.engine.finite import FiniteGuard
+from deployments.messages import TextChunk, TowerAnswers, TowerRows
 from deployments.metrics import TowerMetrics
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
 from deployments.routing.coalescing import answer_each
-from deployments.work import TextChunk, TowerRows
 
 
 class TextTower:

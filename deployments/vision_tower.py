@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Union
 
 from ray import serve
 
-from deployments.answer import TowerAnswers
 from deployments.config import AppConfig
 from deployments.engine.batcher import Times, within
 from deployments.engine.device import Device
 from deployments.engine.express import ExpressBatcher
 from deployments.engine.finite import FiniteGuard
+from deployments.messages import ImageChunk, TowerAnswers, TowerRows
 from deployments.metrics import TowerMetrics
 from deployments.model.output import Row
 from deployments.model.pictures.image import Pixels
 from deployments.routing.coalescing import answer_each
-from deployments.work import ImageChunk, TowerRows
 
 if TYPE_CHECKING:
     from torch import Tensor

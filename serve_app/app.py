@@ -6,8 +6,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
-from deployments.config import AppConfig, TowerConfig
-from deployments.replicas import SERVE_SETTINGS, ReplicasConfig
+from deployments.config import SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
 from deployments.router import Router
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower

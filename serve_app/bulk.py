@@ -150,7 +150,7 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
     """Use the cluster at an address or the Ray that runs already, or start one for the time."""
     import ray
 
-    from deployments.work import ServiceError
+    from deployments.errors import ServiceError
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if ray.is_initialized():

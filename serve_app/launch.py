@@ -12,7 +12,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from deployments.config import AppConfig, TowerConfig
-from deployments.work import ServiceError
+from deployments.errors import ServiceError
 from serve_app.app import APP_NAME, build_app
 
 POLICY = "deployments.autoscaling:TwoTowerPolicy"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.config import AppConfig
+from deployments.errors import ServiceError
 from deployments.model.weights.source import find
-from deployments.work import ServiceError
 from serve_app.api.keys import KeyRing
 
 LOOPBACK = "127.0.0.1"

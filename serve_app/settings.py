@@ -7,8 +7,7 @@ import click
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import AppConfig
-from deployments.replicas import ScalingConfig
+from deployments.config import AppConfig, ScalingConfig
 
 CORES_PER_ROUTER = 4  # the others are the towers'
 

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
-from deployments.work import ServiceError
+from deployments.errors import ServiceError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

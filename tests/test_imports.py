@@ -115,7 +115,7 @@ def test_the_project_keeps_its_layers() -> None:
         ),
         ("deployments/model/towers/text.py", "from ..work import Rows", "imports deployments.work"),
         ("deployments/model/__init__.py", "from .. import work", "imports deployments.work"),
-        ("deployments/work.py", "def f():\n    import torch", "imports torch"),
+        ("deployments/messages.py", "def f():\n    import torch", "imports torch"),
         ("deployments/plan.py", "from ray import serve", "imports ray"),
         ("serve_app/api/ingress.py", "import torch.nn as nn", "imports torch.nn"),
         ("serve_app/api/ingress.py", "from transformers import AutoModel", "imports transformers"),

@@ -4,12 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.config import AppConfig, ImageConfig
+from deployments.config import AppConfig, Frozen, ImageConfig, PositiveInt
 from deployments.model.architecture import Architecture
 from deployments.model.errors import OptionError
 from deployments.model.output import check_dimensions
 from deployments.model.weights.source import TOKENIZER_FILES, find
-from deployments.replicas import Frozen, PositiveInt
 
 Precision = Literal["float32", "float16", "int8", "binary"]
 BITS = 8  # vector components in one byte of the binary precision

@@ -7,8 +7,8 @@ from deployments.config import AppConfig
 from deployments.engine.batcher import Batcher
 from deployments.engine.device import Device
 from deployments.engine.finite import FiniteGuard
+from deployments.errors import TowerUnavailableError
 from deployments.model.output import Row, Rows
-from deployments.work import TowerUnavailableError
 
 if TYPE_CHECKING:
     from deployments.model import ClipModel

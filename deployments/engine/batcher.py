@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from deployments.engine.queue import Entry, Lane, WorkQueue
+from deployments.engine.queue import Entry, WorkQueue
 from deployments.engine.watchdog import Progress
-from deployments.work import DeadlineError, RequestTooLargeError, Terms
+from deployments.errors import DeadlineError, RequestTooLargeError
+from deployments.messages import Lane, Terms
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -15,8 +15,8 @@ from deployments.config import AppConfig
 from deployments.engine import canary
 from deployments.engine.canary import Canary, Embed, Input
 from deployments.engine.self_check import SelfCheck
+from deployments.errors import TowerUnavailableError
 from deployments.model.weights.source import DEMO
-from deployments.work import TowerUnavailableError
 
 if TYPE_CHECKING:
     from deployments.model import ClipModel

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from deployments.engine.batcher import Batcher, Ran, Times
 from deployments.engine.device import Device
-from deployments.engine.queue import Lane
+from deployments.messages import Lane
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from deployments.errors import ServiceError
 from deployments.model.output import Row, Rows
-from deployments.work import ServiceError
 
 T = TypeVar("T")
 

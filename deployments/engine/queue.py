@@ -16,9 +16,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-Lane = Literal["interactive", "bulk"]
+from deployments.messages import Lane
+
 T = TypeVar("T")
 
 SMALL_SHARE = 1 / 16  # a call up to this share of a batch is small

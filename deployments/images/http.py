@@ -13,6 +13,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.addresses import (
     AddressRules,
     GuardedResolver,
@@ -20,7 +21,6 @@ from deployments.images.addresses import (
     SystemResolver,
     parse_url,
 )
-from deployments.work import ImageSourceError
 
 REDIRECTS = (301, 302, 303, 307, 308)
 SHOWN_CHARS = 100

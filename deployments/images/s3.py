@@ -7,8 +7,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.http import shorten, too_large
-from deployments.work import ImageSourceError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -16,10 +16,10 @@ import pybase64
 from aiohttp.abc import AbstractResolver
 
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.http import Downloads, shorten, too_large
 from deployments.images.s3 import Buckets
 from deployments.model.errors import ImageError
-from deployments.work import ImageSourceError
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30}):", re.IGNORECASE)
 MAX_PATH_CHARS = 4096

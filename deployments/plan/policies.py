@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deployments.autoscaling import Memory, Observation, Targets, decide
+from deployments.config import SERVE_SETTINGS
 from deployments.plan.simulation import View
 from deployments.plan.tower import Tower
-from deployments.replicas import SERVE_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from deployments.work import OverloadedError, RequestTooLargeError
+from deployments.errors import OverloadedError, RequestTooLargeError
 
 WINDOW_S = 10.0
 UNKNOWN_DRAIN_S = 1.0  # asked for before any work has ever been finished

@@ -12,8 +12,8 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from deployments.errors import ServiceError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError
-from deployments.work import ServiceError, TowerUnavailableError
 
 logger = logging.getLogger("ray.serve")
 

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from deployments.answer import Timings
 from deployments.config import RouterConfig
-from deployments.engine.queue import Lane
+from deployments.messages import ImageChunk, Lane, Terms, TextChunk, Timings, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.model.tokenizer import TokenIds
 from deployments.routing.admission import Hold
 from deployments.routing.tower_client import TowerClient
-from deployments.work import ImageChunk, Terms, TextChunk, TowerRows, cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,3 +160,15 @@ async def together(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(coroutine)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+def cut(costs: Sequence[float], max_cost: float) -> Iterator[slice]:
+    """Yield runs of items whose costs add up to at most `max_cost`; a larger item goes alone."""
+    start, total = 0, 0.0
+    for index, cost in enumerate(costs):
+        if index > start and total + cost > max_cost * (1 + 1e-9):  # sums of shares are inexact
+            yield slice(start, index)
+            start, total = index, 0.0
+        total += cost
+    if start < len(costs):
+        yield slice(start, len(costs))

@@ -10,13 +10,13 @@ import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from deployments.config import RouterConfig
+from deployments.messages import Terms, TowerRows
 from deployments.metrics import RouterMetrics
 from deployments.model.tokenizer import TokenIds
 from deployments.routing.admission import Budget, Hold
 from deployments.routing.dispatch import Merge, Piece, fan_out, image_pieces, text_pieces
 from deployments.routing.sharing import Found, Key, Sharing, digests, follow
 from deployments.routing.tower_client import TowerClient
-from deployments.work import Terms, TowerRows
 
 T = TypeVar("T", TokenIds, bytes)
 Work = Callable[[], Coroutine[Any, Any, None]]

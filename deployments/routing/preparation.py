@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.answer import Timings
 from deployments.config import ImageConfig
 from deployments.images.sources import ImageSources
+from deployments.messages import ImageItem, Item, TextItem, Timings, TokenItem
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError
 from deployments.model.pictures.image import open_image
 from deployments.model.tokenizer import TextTokenizer, TokenIds
-from deployments.work import ImageItem, Item, TextItem, TokenItem
 
 TEXTS = (TextItem, TokenItem)
 SMALL_LENGTH = 1000  # characters that are tokenised in less time than a thread takes to begin

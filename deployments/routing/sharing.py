@@ -15,13 +15,12 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from deployments.engine.queue import Lane
+from deployments.messages import Lane, TowerRows
 from deployments.model.errors import InputError
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
 from deployments.routing.cache import RowCache
 from deployments.routing.dispatch import Piece
-from deployments.work import TowerRows
 
 T = TypeVar("T", TokenIds, bytes)
 

@@ -10,10 +10,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.answer import TowerAnswers
+from deployments.errors import ServiceError, TowerUnavailableError
+from deployments.messages import ImageChunk, TextChunk, TowerAnswers, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.routing.coalescing import Coalescer
-from deployments.work import ImageChunk, ServiceError, TextChunk, TowerRows, TowerUnavailableError
 
 logger = logging.getLogger("ray.serve")
 

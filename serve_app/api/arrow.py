@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.work import RequestError
+from deployments.errors import RequestError
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 FACTS = b"jina-clip-serve"

@@ -10,8 +10,7 @@ from math import ceil
 
 from starlette.requests import ClientDisconnect
 
-from deployments.model.errors import ImageError, InputError, OptionError, TextTooLongError
-from deployments.work import (
+from deployments.errors import (
     BodyTooLargeError,
     DeadlineError,
     FingerprintError,
@@ -27,6 +26,7 @@ from deployments.work import (
     UnauthorizedError,
     UnknownModelError,
 )
+from deployments.model.errors import ImageError, InputError, OptionError, TextTooLongError
 from serve_app.api.shapes import Fault, FieldFault
 
 logger = logging.getLogger("ray.serve")

@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.answer import Timings
-from deployments.work import BodyTooLargeError
+from deployments.errors import BodyTooLargeError
+from deployments.messages import Timings
 from serve_app.api.errors import INVALID, Answer, fault, fault_of, headers_of
 from serve_app.api.rendering import JSON
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from deployments.engine.queue import Lane
+from deployments.messages import Lane
 from deployments.model.architecture import QUERY_TASK
 from serve_app.api import items, values
 from serve_app.api.errors import FieldError

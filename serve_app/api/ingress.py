@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from deployments.engine.queue import Lane
+from deployments.messages import Lane
 from serve_app.api import fields, openapi, rendering
 from serve_app.api import request as wire
 from serve_app.api.docs import page

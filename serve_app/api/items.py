@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from deployments.work import ImageItem, Item, RequestError, TextItem, TokenItem
+from deployments.errors import RequestError
+from deployments.messages import ImageItem, Item, TextItem, TokenItem
 
 Modality = Literal["text", "image"]
 

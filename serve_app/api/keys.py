@@ -13,10 +13,8 @@ from typing import Annotated
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from deployments.config import AppConfig
-from deployments.engine.queue import Lane
-from deployments.replicas import Frozen, PositiveInt
-from deployments.work import (
+from deployments.config import AppConfig, Frozen, PositiveInt
+from deployments.errors import (
     KeyFormatError,
     MissingKeyError,
     OverloadedError,
@@ -25,6 +23,7 @@ from deployments.work import (
     ServiceError,
     UnauthorizedError,
 )
+from deployments.messages import Lane
 
 logger = logging.getLogger("ray.serve")
 

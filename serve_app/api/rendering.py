@@ -10,9 +10,9 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from deployments.answer import Embeddings
+from deployments.errors import RequestError
+from deployments.messages import Embeddings
 from deployments.model.output import Rows, to_binary, to_int8, to_ubinary
-from deployments.work import RequestError
 from serve_app.api import arrow
 from serve_app.api.errors import answer_to
 from serve_app.api.shapes import ItemFault, Row, UsageCount

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from deployments.engine.queue import Lane
+from deployments.errors import RequestError
+from deployments.messages import Item, Lane
 from deployments.model.architecture import QUERY_TASK
-from deployments.work import Item, RequestError
 from serve_app.api import fields, items, values
 from serve_app.api.errors import FieldError
 from serve_app.api.rendering import ENCODINGS, PACKED, Encoding

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.config import AppConfig
+from deployments.errors import RequestError, UnknownModelError
 from deployments.model.architecture import QUERY_TASK, Architecture
-from deployments.work import RequestError, UnknownModelError
 from serve_app.api.errors import FieldError
 from serve_app.api.items import type_of
 from serve_app.api.rendering import ENCODINGS, Encoding

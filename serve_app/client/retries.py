@@ -8,8 +8,8 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from deployments.errors import OverloadedError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError
-from deployments.work import OverloadedError, TowerUnavailableError
 
 TRANSIENT = (429, 502, 503)
 FIRST_WAIT_S = 0.5

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import pybase64
 
-from deployments.answer import Embeddings
+from deployments.messages import Embeddings
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
 from serve_app.api.rendering import JSON, NPY

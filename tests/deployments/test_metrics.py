@@ -5,9 +5,9 @@ from collections import defaultdict
 
 import pytest
 
+from deployments.errors import DeadlineError, OverloadedError
 from deployments.metrics import RouterMetrics
 from deployments.model.errors import TextTooLongError
-from deployments.work import DeadlineError, OverloadedError
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from deployments.bulk import EmbedOptions
-from deployments.work import ServiceError
+from deployments.errors import ServiceError
 from serve_app.bulk import ray_running
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deployments.errors import OverloadedError, RequestError
 from deployments.model import ClipModel
 from deployments.model.errors import ImageError
-from deployments.work import OverloadedError, RequestError
 from serve_app.client import AsyncClient, Client
 from serve_app.client.retries import AnswerError, Retries
 from serve_app.gallery import FOLDER

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deployments.answer import Embeddings, Usage
+from deployments.errors import RequestError
+from deployments.messages import Embeddings, Usage
 from deployments.model.errors import ImageError
 from deployments.model.output import to_binary, to_int8, to_ubinary
-from deployments.work import RequestError
 from serve_app.api import arrow
 from serve_app.api.rendering import ENCODINGS, JSON, NPY, Form, negotiate, render
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 from starlette.requests import Request
 
-from deployments.work import OverloadedError, TowerUnavailableError
+from deployments.errors import OverloadedError, TowerUnavailableError
 from serve_app.api import exchange
 from serve_app.api.errors import FieldError
 

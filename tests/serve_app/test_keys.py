@@ -9,7 +9,7 @@ import yaml
 from pydantic import SecretStr
 
 from deployments.config import AppConfig
-from deployments.work import (
+from deployments.errors import (
     KeyFormatError,
     MissingKeyError,
     OverloadedError,

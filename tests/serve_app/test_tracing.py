@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from deployments.work import ServiceError
+from deployments.errors import ServiceError
 from serve_app import tracing
 
 

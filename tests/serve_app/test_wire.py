@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from deployments.errors import RequestError, UnknownModelError
+from deployments.messages import ImageItem, TextItem, TokenItem
 from deployments.model.errors import OptionError
-from deployments.work import ImageItem, RequestError, TextItem, TokenItem, UnknownModelError
 from serve_app.api import request as wire
 
 

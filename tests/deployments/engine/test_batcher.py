@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.engine.batcher import Batcher, within
-from deployments.work import DeadlineError, RequestTooLargeError, Terms
+from deployments.errors import DeadlineError, RequestTooLargeError
+from deployments.messages import Terms
 
 
 class Device:

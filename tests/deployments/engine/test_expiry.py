@@ -6,7 +6,7 @@ import pytest
 
 from deployments.engine.batcher import Batcher
 from deployments.engine.queue import WorkQueue
-from deployments.work import DeadlineError
+from deployments.errors import DeadlineError
 
 BATCH = 100
 PACE_PER_S = 100  # a full batch takes a second

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deployments.engine.finite import FiniteGuard
-from deployments.work import ServiceError
+from deployments.errors import ServiceError
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

@@ -11,9 +11,9 @@ from aiohttp.abc import AbstractResolver
 
 import serve_app
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.addresses import AddressRules
 from deployments.images.sources import ImageSources
-from deployments.work import ImageSourceError
 
 CAT = (Path(serve_app.__file__).parent / "gallery" / "cat-face.png").read_bytes()
 INSIDE = "127.0.0.1"

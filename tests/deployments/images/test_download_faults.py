@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deployments.work import ImageSourceError
+from deployments.errors import ImageSourceError
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 

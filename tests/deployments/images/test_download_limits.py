@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from deployments.errors import ImageSourceError
 from deployments.images.sources import ImageSources
-from deployments.work import ImageSourceError
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 Behaviour = Callable[[Any, Reader, Writer], Awaitable[None]]

@@ -7,8 +7,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from deployments.errors import ImageSourceError
 from deployments.model.pictures.image import open_image
-from deployments.work import ImageSourceError
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 

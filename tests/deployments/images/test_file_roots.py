@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.sources import ImageSources
-from deployments.work import ImageSourceError
 from serve_app.gallery import FOLDER
 
 PICTURE = (FOLDER / "cat-face.png").read_bytes()

@@ -13,9 +13,9 @@ from moto.server import ThreadedMotoServer
 
 import serve_app
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.s3 import Buckets
 from deployments.images.sources import ImageSources
-from deployments.work import ImageSourceError
 
 CAT = (Path(serve_app.__file__).parent / "gallery" / "cat-face.png").read_bytes()
 

@@ -10,9 +10,9 @@ import pytest
 
 import serve_app
 from deployments.config import ImageConfig
+from deployments.errors import ImageSourceError
 from deployments.images.sources import LARGE_CHARS, ImageSources, decode_base64
 from deployments.model.errors import ImageError
-from deployments.work import ImageSourceError
 
 GALLERY = sorted((Path(serve_app.__file__).parent / "gallery").glob("*.png"))
 CAT = next(path for path in GALLERY if path.name == "cat-face.png")

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from deployments.errors import OverloadedError, RequestTooLargeError
 from deployments.routing.admission import Budget
-from deployments.work import OverloadedError, RequestTooLargeError
 
 
 class Clock:

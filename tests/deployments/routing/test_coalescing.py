@@ -6,9 +6,9 @@ from contextvars import ContextVar
 
 import pytest
 
+from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError
 from deployments.routing.coalescing import SMALL_SHARE, Coalescer, answer_each
-from deployments.work import DeadlineError, ServiceError, TowerUnavailableError
 
 SHARE = SMALL_SHARE / 4
 REQUEST = ContextVar("request", default="none")

@@ -8,15 +8,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from deployments.answer import Timings
 from deployments.config import RouterConfig
+from deployments.errors import DeadlineError, OverloadedError
+from deployments.messages import Terms, Timings, TowerRows
 from deployments.model.errors import EmbeddingError, ImageError
 from deployments.routing import sharing
 from deployments.routing.admission import Budget
 from deployments.routing.dispatch import Merge, text_pieces
 from deployments.routing.modality import Modality
 from deployments.routing.sharing import Sharing
-from deployments.work import DeadlineError, OverloadedError, Terms, TowerRows
 
 WIDTH = 4
 LIMITS = RouterConfig(max_tokens_per_chunk=8)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from deployments.answer import TowerAnswers
+from deployments.errors import DeadlineError, TowerUnavailableError
+from deployments.messages import Terms, TextChunk, TowerAnswers, TowerRows
 from deployments.routing import tower_client
 from deployments.routing.tower_client import TowerClient
-from deployments.work import DeadlineError, Terms, TextChunk, TowerRows, TowerUnavailableError
 
 LOST = ActorUnavailableError("the node has gone", None)
 SMALL = 0.01

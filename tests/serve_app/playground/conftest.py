@@ -23,12 +23,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from deployments.answer import Embeddings, Timings, Usage
 from deployments.config import AppConfig
+from deployments.errors import MissingKeyError
+from deployments.messages import Embeddings, TextItem, Timings, Usage
 from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from deployments.model.output import finish
-from deployments.work import MissingKeyError, TextItem
 from serve_app import gallery
 from serve_app.api import rendering
 from serve_app.api import request as wire

@@ -1,98 +1,17 @@
-"""What crosses a handle: items, chunks and rows as plain dataclasses; and the service's errors.
+"""What crosses a handle, as plain dataclasses: items, chunks, rows and the answer to a request."""
 
-EmbeddingError
-├── InputError (deployments.model.errors)
-│   ├── RequestError         the request as a whole: shape, limits
-│   │   ├── BodyTooLargeError
-│   │   ├── FingerprintError
-│   │   ├── RequestTooLargeError
-│   │   ├── UnauthorizedError
-│   │   │   ├── KeyFormatError
-│   │   │   └── MissingKeyError
-│   │   └── UnknownModelError
-│   └── ImageSourceError     a picture that cannot be had: refused address, failed download
-└── ServiceError             not the caller's fault; worth another try later
-    ├── OverloadedError      says when to come back
-    │   └── RateLimitError   the API key's own limit
-    ├── TowerUnavailableError
-    └── DeadlineError
-
-Every argument goes to `super().__init__`, so that each survives pickling between processes.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from deployments.engine.queue import Lane
-from deployments.model.errors import EmbeddingError, ImageError, InputError
+from deployments.errors import RequestError, ServiceError
+from deployments.model.errors import EmbeddingError
 from deployments.model.output import Row, Rows
 from deployments.model.tokenizer import TokenIds
 
-
-class RequestError(InputError):
-    """A request that no item of it can mend: its shape, its size, an unknown name."""
-
-
-class BodyTooLargeError(RequestError):
-    """More bytes than the server reads."""
-
-
-class FingerprintError(RequestError):
-    """The caller asks for vectors of other weights, precision or preprocessing than are served."""
-
-
-class RequestTooLargeError(RequestError):
-    """More work than the server takes at once, or an item that no batch can hold."""
-
-
-class UnauthorizedError(RequestError):
-    """No API key, or one that is not known."""
-
-
-class MissingKeyError(UnauthorizedError):
-    """No API key at all."""
-
-
-class KeyFormatError(UnauthorizedError):
-    """An Authorization header of another form than `Bearer KEY`."""
-
-
-class UnknownModelError(RequestError):
-    """A model that this server does not serve."""
-
-
-class ImageSourceError(ImageError):
-    """A picture that cannot be had from where it is said to be."""
-
-
-class ServiceError(EmbeddingError):
-    """The service could not do what was rightly asked; the same request may work later."""
-
-
-class OverloadedError(ServiceError):
-    """Too much work is outstanding; `retry_after_s` is when that will have drained."""
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message, retry_after_s)
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        """Return the message alone."""
-        return str(self.args[0])
-
-
-class RateLimitError(OverloadedError):
-    """An API key has used up a limit of its own."""
-
-
-class TowerUnavailableError(ServiceError):
-    """A tower's replicas died or cannot be reached."""
-
-
-class DeadlineError(ServiceError):
-    """The request's time ran out."""
+Lane = Literal["interactive", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +140,54 @@ class TowerRows:
         return cls(rows, failures, queue_ms, device_ms, replica)
 
 
-def cut(costs: Sequence[float], max_cost: float) -> Iterator[slice]:
-    """Yield runs of items whose costs add up to at most `max_cost`; a larger item goes alone."""
-    start, total = 0, 0.0
-    for index, cost in enumerate(costs):
-        if index > start and total + cost > max_cost * (1 + 1e-9):  # sums of shares are inexact
-            yield slice(start, index)
-            start, total = index, 0.0
-        total += cost
-    if start < len(costs):
-        yield slice(start, len(costs))
+@dataclass(frozen=True, slots=True)
+class TowerAnswers:
+    """A tower's answer to one call.
+
+    Attributes:
+        parts: for each chunk of the call its rows, or why it has none.
+        fingerprint: of the replica that made them.
+    """
+
+    parts: tuple[TowerRows | EmbeddingError, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost."""
+
+    text_tokens: int
+    images: int
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where a request's time went, in milliseconds; of chunks that run at once, the longest."""
+
+    tokenise_ms: float = 0.0
+    fetch_ms: float = 0.0
+    towers_ms: float = 0.0
+    queue_ms: float = 0.0
+    device_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The answer to a request.
+
+    Attributes:
+        embeddings: float32 [n, dimensions] in the order asked; the row of a failed item is zero.
+        usage: what the request cost.
+        failures: what went wrong with which item; only where the request allowed failures.
+        timings: where its time went.
+        fingerprint: what the rows depend on besides the items, for the towers used.
+        replicas: which replicas computed rows, as `text:ID`; none for rows that were kept.
+    """
+
+    embeddings: Rows
+    usage: Usage
+    failures: Mapping[int, EmbeddingError] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
+    fingerprint: str = ""
+    replicas: tuple[str, ...] = ()

@@ -1,0 +1,87 @@
+"""The service's errors, one tree on top of the model's own (`deployments.model.errors`).
+
+EmbeddingError
+├── InputError (deployments.model.errors)
+│   ├── RequestError         the request as a whole: shape, limits
+│   │   ├── BodyTooLargeError
+│   │   ├── FingerprintError
+│   │   ├── RequestTooLargeError
+│   │   ├── UnauthorizedError
+│   │   │   ├── KeyFormatError
+│   │   │   └── MissingKeyError
+│   │   └── UnknownModelError
+│   └── ImageSourceError     a picture that cannot be had: refused address, failed download
+└── ServiceError             not the caller's fault; worth another try later
+    ├── OverloadedError      says when to come back
+    │   └── RateLimitError   the API key's own limit
+    ├── TowerUnavailableError
+    └── DeadlineError
+
+Every argument goes to `super().__init__`, so that each survives pickling between processes.
+"""
+
+from deployments.model.errors import EmbeddingError, ImageError, InputError
+
+
+class RequestError(InputError):
+    """A request that no item of it can mend: its shape, its size, an unknown name."""
+
+
+class BodyTooLargeError(RequestError):
+    """More bytes than the server reads."""
+
+
+class FingerprintError(RequestError):
+    """The caller asks for vectors of other weights, precision or preprocessing than are served."""
+
+
+class RequestTooLargeError(RequestError):
+    """More work than the server takes at once, or an item that no batch can hold."""
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or one that is not known."""
+
+
+class MissingKeyError(UnauthorizedError):
+    """No API key at all."""
+
+
+class KeyFormatError(UnauthorizedError):
+    """An Authorization header of another form than `Bearer KEY`."""
+
+
+class UnknownModelError(RequestError):
+    """A model that this server does not serve."""
+
+
+class ImageSourceError(ImageError):
+    """A picture that cannot be had from where it is said to be."""
+
+
+class ServiceError(EmbeddingError):
+    """The service could not do what was rightly asked; the same request may work later."""
+
+
+class OverloadedError(ServiceError):
+    """Too much work is outstanding; `retry_after_s` is when that will have drained."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        """Return the message alone."""
+        return str(self.args[0])
+
+
+class RateLimitError(OverloadedError):
+    """An API key has used up a limit of its own."""
+
+
+class TowerUnavailableError(ServiceError):
+    """A tower's replicas died or cannot be reached."""
+
+
+class DeadlineError(ServiceError):
+    """The request's time ran out."""
