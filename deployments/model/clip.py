@@ -11,15 +11,14 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from deployments.model.errors import ImageError, OptionError
 from deployments.model.output import Rows, check_dimensions, finish
 from deployments.model.pictures import decode
 from deployments.model.pictures.decode import Decoded, Decoder, Encoded
-from deployments.model.pictures.image import MAX_PIXELS, Pixels
+from deployments.model.pictures.image import MAX_PIXELS
 from deployments.model.runtime import compilation
-from deployments.model.runtime.runners import Pending, Runner
+from deployments.model.runtime.runners import Images, Pending, Runner
 from deployments.model.runtime.warmup import WarmUp, warm_text, warm_vision
 from deployments.model.tokenizer import TextTokenizer, TokenIds
 from deployments.model.towers.packing import text_batches
@@ -34,6 +33,8 @@ MAX_BATCH_TOKENS = 16384
 MAX_BATCH_SEQUENCES = 512
 MAX_BATCH_IMAGES = 32
 
+FINGERPRINTED = ("implementation", "dtype", "image_decode")
+
 TowerName = Literal["text", "vision"]
 Implementation = Literal["native", "reference"]
 
@@ -44,7 +45,9 @@ class ClipModel:
     Attributes:
         architecture: the sizes of the checkpoint.
         logit_scale: the trained log temperature.
-        choices: what was chosen for each option; `fingerprint`: a digest of them and the weights.
+        choices: what was chosen for each option.
+        fingerprint: a digest of what rows depend on: the weights and `FINGERPRINTED` choices. Two
+            kernels give rows that differ by roundings only, as two batches do.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class ClipModel:
         checkpoint: Checkpoint,
         device: torch.device,
         text: Runner[Sequence[TokenIds]] | None,
-        vision: Runner[Pixels | Tensor] | None,
+        vision: Runner[Images] | None,
         choices: dict[str, str],
     ) -> None:
         self.architecture = arch = checkpoint.architecture
@@ -60,7 +63,8 @@ class ClipModel:
         self.tokenizer = TextTokenizer(checkpoint.folder, arch.text)
         runners = {"text": text, "vision": vision}
         self.choices = choices | {f"{k}_attention": x.attention for k, x in runners.items() if x}
-        self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, self.choices)
+        shown = {name: choices[name] for name in FINGERPRINTED}
+        self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, shown)
         self._device = device
         self._text = text
         self._vision = vision
@@ -85,11 +89,13 @@ class ClipModel:
             source: `"demo"`, a folder, a hub id, or `"s3://bucket/prefix"`.
             revision: commit of a hub id; the published model has a pinned default.
             device: a torch device, or `"auto"` (CUDA where there is one).
-            dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` (bfloat16 on CUDA).
+            dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` (bfloat16 on GPUs from
+                Ampere on, float16 on older ones, float32 on a CPU).
             attention: `"auto"` or a kernel of `deployments.model.towers.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.
-            compile: `"on"`, `"off"`, or `"auto"` (on CUDA); includes the graphs of small batches.
+            compile: `"on"`, `"off"`, or `"auto"` (on CUDA, if the compiler works there); includes
+                the graphs of small batches.
             image_decode: `"exact"`, `"draft"`, `"gpu"` (JPEGs), or `"auto"` (exact on a CPU).
 
         Raises:
@@ -106,7 +112,9 @@ class ClipModel:
             "compile": "on" if compiles else "off",
             "image_decode": decode.resolve(image_decode, place.device) if native else "exact",
         }
-        load_text, load_vision = loading.loaders(implementation, attention, compiles)
+        load_text, load_vision = loading.loaders(
+            implementation, attention, compile if compiles else "off"
+        )
         if not towers or not set(towers) <= {"text", "vision"}:
             raise OptionError(f"towers is {towers!r}; name 'text', 'vision' or both")
         checkpoint = Checkpoint.open(str(source), revision)
@@ -195,24 +203,13 @@ class ClipModel:
         """Run one batch of int32 token ids; un-normalised float32 [n, width] in their order."""
         return self.launch_tokens(token_ids).rows()
 
-    def embed_pixels(self, pixels: Pixels | Tensor) -> Rows:
-        """Run one batch of uint8 [n, size, size, 3]; un-normalised float32 [n, width]."""
+    def embed_pixels(self, pixels: Images) -> Rows:
+        """Run one batch of images (see `Images`); un-normalised float32 [n, width]."""
         return self.launch_pixels(pixels).rows()
 
-    def embed_pictures(self, pictures: Sequence[Pixels | Tensor]) -> Rows:
-        """Run one batch of single pictures, each uint8 [size, size, 3] on the host or device."""
-        if all(isinstance(picture, np.ndarray) for picture in pictures):
-            return self.embed_pixels(np.stack(pictures))
-        device = self._device
-        return self.embed_pixels(torch.stack([torch.as_tensor(x, device=device) for x in pictures]))
-
-    def embed_images(self, images: Sequence[bytes]) -> tuple[Rows, dict[int, ImageError]]:
-        """Decode and run one batch; un-normalised rows, zero for a broken picture, and errors."""
-        decoded = self.decode_images(images)
-        rows = np.zeros((len(images), self.width), dtype=np.float32)
-        if decoded.kept:
-            rows[decoded.kept] = self.embed_pixels(decoded.pixels)
-        return rows, decoded.failures
+    def embed_pictures(self, images: Images) -> Rows:
+        """Run one batch of single images; un-normalised float32 [n, width]."""
+        return self.embed_pixels(images)
 
     def launch_tokens(self, token_ids: Sequence[TokenIds]) -> Pending:
         """Queue what `embed_tokens` runs; a GPU works on it while the caller goes on."""
@@ -220,7 +217,7 @@ class ClipModel:
             raise OptionError("the text tower is not loaded; load with towers=('text', ...)")
         return self._text.launch(token_ids)
 
-    def launch_pixels(self, pixels: Pixels | Tensor) -> Pending:
+    def launch_pixels(self, pixels: Images) -> Pending:
         """Queue what `embed_pixels` runs; a GPU works on it while the caller goes on."""
         if self._vision is None:
             raise OptionError("the vision tower is not loaded; load with towers=('vision', ...)")

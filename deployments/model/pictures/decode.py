@@ -7,7 +7,8 @@ whether a picture is broken. A broken picture fails alone.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from deployments.model.errors import ImageError, OptionError
 from deployments.model.pictures.image import MAX_PIXELS, Pixels, check_size, open_image, to_pixels
+from deployments.model.towers.packing import batches
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Decoded:
 def resolve(mode: str, device: torch.device) -> str:
     """Turn `"auto"` into `"gpu"` where JPEGs can be decoded on the device, and log the choice.
 
-    On a GPU that cannot, it is `"draft"`, for the same reason: there, speed is worth roundings.
+    Where it cannot, it is `"exact"`.
 
     Raises:
         OptionError: the mode is unknown, or `"gpu"` is asked for and does not run here.
@@ -64,8 +66,7 @@ def resolve(mode: str, device: torch.device) -> str:
         raise OptionError(f"image_decode 'gpu' does not run on {device}: {fault}")
     chosen = mode
     if mode == "auto":
-        slow = "exact" if device.type == "cpu" else "draft"
-        chosen = slow if fault else "gpu"
+        chosen = "exact" if fault else "gpu"
     logger.info("image decoding for %s: %s", device, chosen)
     return chosen
 
@@ -79,6 +80,7 @@ class Decoder:
         self._gpu = mode == "gpu"
         self._draft = mode == "draft"
         self._stream = torch.cuda.Stream(device, priority=-1) if self._gpu else None
+        self._decoding = threading.Lock()
         self._threads = ThreadPoolExecutor(min(32, os.cpu_count() or 1), "decode")
 
     def decode(self, images: Sequence[Encoded], max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -126,15 +128,31 @@ class Decoder:
             and gpu_suits(image, header, self._size)
         }
         pixels: dict[int, Tensor] = {}
-        for chunk in _chunks(
-            {i: header.width * header.height for i, (_, header) in suited.items()}
-        ):
+        places = list(suited)
+        sizes = [header.width * header.height for _, header in suited.values()]
+        for batch in batches(sizes, GPU_GROUP_PIXELS):
+            chunk = [places[index] for index in batch]
             try:
-                decoded = decode_jpegs([suited[index][0] for index in chunk], self._device)
-                pixels |= {i: resize(x, self._size) for i, x in zip(chunk, decoded, strict=True)}
+                resized = self._decode_and_resize([suited[index][0] for index in chunk])
+                pixels |= dict(zip(chunk, resized, strict=True))
             except RuntimeError as error:
                 logger.info("the GPU refused %d JPEGs, decoding exactly: %s", len(chunk), error)
         return pixels
+
+    def _decode_and_resize(self, images: Sequence[bytes]) -> list[Tensor]:
+        """Decode JPEGs on the GPU and resize them, one thread at a time.
+
+        torchvision takes the memory of the decoded images from the caller's stream and writes them
+        on another. Memory of images that this stream still reads must not be handed out again, so
+        nothing may be under way on it before and after (pytorch/vision#9606).
+        """
+        with self._decoding:
+            stream = torch.cuda.current_stream(self._device)
+            stream.synchronize()
+            decoded = decode_jpegs(images, self._device)
+            resized = [resize(image, self._size) for image in decoded]
+            stream.synchronize()
+            return resized
 
 
 def gpu_suits(data: bytes, header: Image.Image, size: int) -> bool:
@@ -195,20 +213,6 @@ def _attempt(call: Callable[..., Result], *args: object) -> Result | ImageError:
         return call(*args)
     except ImageError as error:
         return error
-
-
-def _chunks(num_pixels: dict[int, int]) -> Iterator[list[int]]:
-    """Yield keys in groups within the device's pixel budget."""
-    chunk: list[int] = []
-    total = 0
-    for index, pixels in num_pixels.items():
-        if chunk and total + pixels > GPU_GROUP_PIXELS:
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(index)
-        total += pixels
-    if chunk:
-        yield chunk
 
 
 def _gpu_fault(device: torch.device) -> str:

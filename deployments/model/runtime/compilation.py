@@ -1,13 +1,17 @@
 """torch.compile for the towers: one compilation per kind of block, kept on disk between starts."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from deployments.model.errors import OptionError
+
+logger = logging.getLogger(__name__)
 
 MODES = ("auto", "on", "off")
 
@@ -23,13 +27,35 @@ def resolve(mode: str, device: torch.device) -> bool:
     return mode == "on" or (mode == "auto" and device.type == "cuda")
 
 
-def compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a method of a block compiled for any number of rows.
+class Compiled:
+    """A method of a block, compiled for any number of rows.
 
     Parameters are inputs of the compiled code, so all blocks of a tower share one compilation.
+
+    Args:
+        forward: the method.
+        required: raise what the compiler raises; else run as written from then on, with a warning.
     """
-    keep_caches()
-    return torch.compile(forward, dynamic=True, fullgraph=True)
+
+    def __init__(self, forward: Callable[..., Tensor], required: bool) -> None:
+        keep_caches()
+        self._plain = forward
+        self._required = required
+        self._run = torch.compile(forward, dynamic=True, fullgraph=True)
+
+    def __call__(self, *args: object) -> Tensor:
+        """Run it; compiles at the first call."""
+        try:
+            return self._run(*args)
+        except TorchDynamoException as error:
+            if self._required or self._run is self._plain:
+                raise
+            logger.warning(
+                "torch.compile failed, so this tower runs slower, without it: %s",
+                str(error).splitlines()[0],
+            )
+            self._run = self._plain
+            return self._plain(*args)
 
 
 def keep_caches() -> None:

@@ -14,15 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deployments.model.errors import OptionError, TextTooLongError
 from deployments.model.output import Rows
 from deployments.model.pictures.image import Pixels
 from deployments.model.runtime import graphs
 from deployments.model.tokenizer import TokenIds
-from deployments.model.towers.packing import CPU_TOKENS, filling, text_batches
-from deployments.model.towers.text import PackedTexts, TextTower, pack
-from deployments.model.towers.vision import VisionTower
+from deployments.model.towers.packing import (
+    CPU_TOKENS,
+    GraphShape,
+    check,
+    filling,
+    pack,
+    text_batches,
+)
+from deployments.model.towers.text import TextEncoder
+from deployments.model.towers.vision import VisionEncoder
 
+Images = Pixels | Tensor | Sequence[Pixels | Tensor]
+"""uint8 [size, size, 3] each, on the host or on the device; or all in one, [n, size, size, 3]."""
 Batch = TypeVar("Batch", contravariant=True)
 
 
@@ -84,20 +92,20 @@ class ReferenceRunner(Generic[Batch]):
 
 
 class TextRunner:
-    """Runs the text tower on batches of token ids."""
+    """Runs the text encoder on batches of token ids."""
 
     def __init__(
         self,
-        tower: TextTower,
+        encoder: TextEncoder,
         device: torch.device,
         attention: str = "sdpa",
         captures: bool = False,
     ) -> None:
         self.attention = attention
         self._captures = captures
-        self._tower = tower
+        self._encoder = encoder
         self._device = device
-        self._graphs: dict[graphs.Bucket, graphs.Graph] = {}
+        self._graphs: dict[GraphShape, graphs.Graph] = {}
 
     def launch(self, token_ids: Sequence[TokenIds], /) -> Pending:
         """Queue one batch.
@@ -106,30 +114,31 @@ class TextRunner:
             TextTooLongError: a text has more tokens than the model has positions.
             OptionError: a token id that the model does not have.
         """
-        self._check(token_ids)
+        arch = self._encoder.arch
+        check(token_ids, arch)
         if self._device.type == "cpu" and not self._graphs:
             return self._on_cpu(token_ids)
-        bucket = graphs.fitting(tuple(self._graphs), [len(ids) for ids in token_ids])
-        packed = self._pack(token_ids, bucket)
+        shape = graphs.fitting(tuple(self._graphs), [len(ids) for ids in token_ids])
+        packed = pack(token_ids, arch.pad_token_id, shape)
         with inference(self._device):
-            if bucket is None:
-                return Pending.of(self._tower(packed.to(self._device)), packed.order)
-            graph = self._graphs[bucket]
+            if shape is None:
+                return Pending.of(self._encoder(packed.to(self._device)), packed.order)
+            graph = self._graphs[shape]
             graph.inputs.buffer.copy_(packed.buffer.pin_memory(), non_blocking=True)
             return Pending.of(graph.replay()[: len(token_ids)], packed.order)
 
     def _on_cpu(self, token_ids: Sequence[TokenIds]) -> Pending:
         """Run a batch in parts, each filled up; a text over the limit is a part of its own."""
-        rows = torch.empty((len(token_ids) + 1, self._tower.arch.hidden_size))
+        rows = torch.empty((len(token_ids) + 1, self._encoder.arch.hidden_size))
         for part in text_batches(token_ids, len(token_ids), CPU_TOKENS):
             texts = [token_ids[index] for index in part]
             missing = filling(sum(map(len, texts)))
             if missing:
                 texts.append(np.zeros(missing, dtype=np.int32))
             places = [*part, -1]  # the last row is the filling's
-            packed = self._pack(texts, None)
+            packed = pack(texts, self._encoder.arch.pad_token_id)
             with inference(self._device):
-                rows[[places[index] for index in packed.order]] = self._tower(packed)
+                rows[[places[index] for index in packed.order]] = self._encoder(packed)
         return Pending.of(rows[:-1], np.arange(len(token_ids)))
 
     def capture(self, limit: int, /) -> None:
@@ -137,78 +146,71 @@ class TextRunner:
         if not self._captures:
             return
         with inference(self._device):
-            pool = torch.cuda.graph_pool_handle()
-            for bucket in graphs.text_buckets(limit):
-                text = np.zeros(bucket.longest, dtype=np.int32)
-                inputs = self._pack([text], bucket).to(self._device)
-                self._graphs[bucket] = graphs.Graph(self._tower, inputs, pool)
-
-    def _pack(self, token_ids: Sequence[TokenIds], bucket: graphs.Bucket | None) -> PackedTexts:
-        return pack(token_ids, self._tower.arch.pad_token_id, torch.device("cpu"), bucket)
-
-    def _check(self, token_ids: Sequence[TokenIds]) -> None:
-        """Refuse on the host what would stop the device for good: an index out of range."""
-        arch = self._tower.arch
-        for index, ids in enumerate(token_ids):
-            if len(ids) > arch.max_tokens:
-                raise TextTooLongError(
-                    f"text {index} has {len(ids):,} tokens, the limit is {arch.max_tokens:,}"
-                )
-            if not 0 <= ids.min() <= ids.max() < arch.vocab_size:
-                raise OptionError(
-                    f"text {index} has token ids from {ids.min()} to {ids.max()}, the model knows "
-                    f"0 to {arch.vocab_size - 1}; is the tokenizer another model's?"
-                )
+            pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            for shape in graphs.text_shapes(limit):
+                text = np.zeros(shape.longest, dtype=np.int32)
+                packed = pack([text], self._encoder.arch.pad_token_id, shape)
+                inputs = packed.to(self._device)
+                self._graphs[shape] = graphs.Graph(self._encoder, inputs, stream, pool)
 
 
 class VisionRunner:
-    """Runs the vision tower on batches of pixels."""
+    """Runs the vision encoder on batches of pixels."""
 
     def __init__(
         self,
-        tower: VisionTower,
+        encoder: VisionEncoder,
         device: torch.device,
         attention: str = "sdpa",
         captures: bool = False,
     ) -> None:
         self.attention = attention
         self._captures = captures
-        self._tower = tower
+        self._encoder = encoder
         self._device = device
         self._graphs: dict[int, graphs.Graph] = {}
 
-    def launch(self, pixels: Pixels | Tensor, /) -> Pending:
-        """Queue one batch of uint8 [n, size, size, 3], on the host or already on the device."""
-        order = np.arange(len(pixels))
-        bucket = next((count for count in self._graphs if count >= len(order)), None)
+    def launch(self, images: Images, /) -> Pending:
+        """Queue one batch."""
+        order = np.arange(len(images))
+        count = next((count for count in self._graphs if count >= len(order)), None)
         with inference(self._device):
-            source = pixels if isinstance(pixels, Tensor) else self._staged(pixels)
-            if source.device.type == "cuda":  # keep its memory until this stream has read it
-                source.record_stream(torch.cuda.current_stream())
-            if bucket is None:
-                return Pending.of(self._tower(source.to(self._device, non_blocking=True)), order)
-            graph = self._graphs[bucket]
+            source = self._gathered(images)
+            if count is None:
+                return Pending.of(self._encoder(source.to(self._device, non_blocking=True)), order)
+            graph = self._graphs[count]
             graph.inputs[: len(order)].copy_(source, non_blocking=True)
             return Pending.of(graph.replay()[: len(order)], order)
 
     def capture(self, limit: int, /) -> None:
-        """Capture the graphs of batches up to a number of pictures, where graphs are used."""
+        """Capture the graphs of batches up to a number of images, where graphs are used."""
         if not self._captures:
             return
-        size = self._tower.arch.image_size
+        size = self._encoder.arch.image_size
         with inference(self._device):
-            pool = torch.cuda.graph_pool_handle()
+            pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
             for count in (x for x in graphs.GRAPH_IMAGES if x <= limit):
                 shape = (count, size, size, 3)
                 inputs = torch.zeros(shape, dtype=torch.uint8, device=self._device)
-                self._graphs[count] = graphs.Graph(self._tower, inputs, pool)
+                self._graphs[count] = graphs.Graph(self._encoder, inputs, stream, pool)
 
-    def _staged(self, pixels: Pixels) -> Tensor:
-        """Copy an array to where a GPU fetches it at full speed while other work runs."""
+    def _gathered(self, images: Images) -> Tensor:
+        """Return the images as one tensor, on the device if one of them is there.
+
+        Those on the host are copied once, to where a GPU fetches them at full speed while other
+        work runs.
+        """
+        if isinstance(images, Tensor) or any(isinstance(image, Tensor) for image in images):
+            tensors = [torch.as_tensor(image, device=self._device) for image in images]
+            for tensor in tensors:
+                if tensor.device.type == "cuda":  # keep its memory until this stream has read it
+                    tensor.record_stream(torch.cuda.current_stream())
+            return torch.stack(tensors)
+        size = self._encoder.arch.image_size
         pinned = self._device.type == "cuda"
-        staged = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=pinned)
-        staged.numpy()[:] = pixels
-        return staged
+        gathered = torch.empty((len(images), size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+        np.stack(list(images), out=gathered.numpy())
+        return gathered
 
 
 @contextmanager

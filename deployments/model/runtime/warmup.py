@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deployments.model.architecture import TextArchitecture, VisionArchitecture
-from deployments.model.pictures.image import Pixels
 from deployments.model.runtime import memory
-from deployments.model.runtime.runners import Runner
+from deployments.model.runtime.runners import Images, Runner
 from deployments.model.tokenizer import TokenIds
+
+MANY_TEXTS = 300
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class WarmUp:
     Attributes:
         seconds: the whole of it.
         text_peak_bytes: device memory in use at the full text budget; 0 on a CPU.
-        vision_peak_bytes: the same for pictures.
+        vision_peak_bytes: the same for images.
     """
 
     seconds: float
@@ -46,21 +46,27 @@ def warm_text(
     """
 
     def run(tokens: int) -> None:
-        for texts in text_batches(tokens, max_sequences, arch.max_tokens):
-            runner.launch(texts).rows()
+        for lengths in text_extremes(tokens, max_sequences, arch.max_tokens):
+            runner.launch(_texts(lengths)).rows()
 
-    # Three numbers that differ, or the compiler would take them for one.
-    runner.launch(_texts([48, 17, 5])).rows()
-    runner.capture(max_tokens)
+    if device.type == "cuda":
+        # A large batch comes first: the compiler tunes its code for the first that it sees.
+        runner.launch(_texts(unlike(max_tokens, arch.max_tokens))).rows()
+    else:
+        runner.launch(_texts([48, 17, 5])).rows()
     peak_bytes = memory.require(run, max_tokens, 1024, "max_batch_tokens", device)
     if device.type == "cuda":
         for tokens in _sizes(max_tokens):
             run(tokens)
+    runner.capture(max_tokens)
     return peak_bytes
 
 
 def warm_vision(
-    runner: Runner[Pixels | Tensor], arch: VisionArchitecture, device: torch.device, max_images: int
+    runner: Runner[Images],
+    arch: VisionArchitecture,
+    device: torch.device,
+    max_images: int,
 ) -> int:
     """Prepare for batches up to the budget; returns the peak of device memory in bytes.
 
@@ -72,22 +78,39 @@ def warm_vision(
         size = arch.image_size
         runner.launch(np.zeros((images, size, size, 3), dtype=np.uint8)).rows()
 
-    run(1)
-    run(min(2, max_images))  # one picture is a compilation of its own
-    runner.capture(max_images)
+    if device.type != "cuda":
+        run(1)
+        return 0
     peak_bytes = memory.require(run, max_images, 1, "max_batch_images", device)
-    if device.type == "cuda":
-        for images in _sizes(max_images):
-            run(images)
+    # Every number of images: one is a compilation of its own, and cuDNN plans for each, 70 ms.
+    for images in range(max_images, 0, -1):
+        run(images)
+    runner.capture(max_images)
     return peak_bytes
 
 
-def text_batches(tokens: int, sequences: int, longest: int) -> Iterator[list[TokenIds]]:
-    """Yield the extremes of a budget: the longest texts, and the most texts."""
+def text_extremes(tokens: int, sequences: int, longest: int) -> Iterator[list[int]]:
+    """Yield lengths of texts at the ends of a budget: the longest, the most, and both in one.
+
+    The last is a kernel for long texts with more of them than 256, for which FlashAttention-4
+    compiles anew.
+    """
     long, rest = divmod(tokens, longest)
-    yield _texts([longest] * long + [rest] * (rest > 0))
+    yield [longest] * long + [rest] * (rest > 0)
     count = max(1, min(sequences, tokens // 2))
-    yield _texts([tokens // count] * count)
+    yield [tokens // count] * count
+    short = min(sequences - 1, MANY_TEXTS, tokens // 4)
+    if short > 0:
+        yield [min(longest, tokens - 2 * short)] + [2] * short
+
+
+def unlike(tokens: int, longest: int) -> list[int]:
+    """Return lengths of texts of which no two, nor their number or sum, are equal.
+
+    The compiler would take equal numbers for one, and compile again for a batch where they differ.
+    """
+    first, second = min(longest, tokens // 2), min(longest - 1, tokens // 3)
+    return [first, second, min(longest - 2, tokens - first - second - 5)]
 
 
 def _texts(lengths: list[int]) -> list[TokenIds]:

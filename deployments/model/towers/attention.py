@@ -20,9 +20,14 @@ logger = logging.getLogger(__name__)
 
 NAMES = tuple(sorted({"sdpa", *kernels.PACKED, *kernels.DENSE}))
 
-# Batches with a longer text run on the kernel for long ones. On an H100, FlashAttention-4 is slower
-# than FlashAttention-2 at 32 tokens, faster at 3,448 and 8,192; the bound between is a guess.
-LONG_TOKENS = 1024
+# Batches whose tokens see more than this on average run on the kernel for long texts. On an H200
+# FlashAttention-4 takes 0.58 of FlashAttention-2's time for texts of 8,192 tokens, and more for one
+# of 1,500 among 300 of 40 (benchmarks/README.md).
+LONG_CONTEXT = 1024
+# Lengths of the texts that a kernel is tried on.
+TRIED_LENGTHS = ((700, 129, 48, 0), (1500, *(20,) * 300))
+# Share of its time by which a kernel has to beat the one that comes first by order.
+CLEARLY_FASTER = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,23 @@ class Segments:
     Attributes:
         cu_seqlens: int32 [N + 1] on the device, running sum of the lengths from 0.
         max_length: the longest text in tokens.
+        mean_context: tokens of its own text that a token sees, averaged over all tokens, or an
+            upper bound of that.
         lengths: tokens of each text on the host; empty where only the device knows them.
     """
 
     cu_seqlens: Tensor
     max_length: int
+    mean_context: int
     lengths: tuple[int, ...] = ()
+
+    def on(self, cu_seqlens: Tensor) -> "Segments":
+        """Return the same texts with their bounds elsewhere."""
+        return Segments(cu_seqlens, self.max_length, self.mean_context, self.lengths)
+
+    def without_lengths(self) -> "Segments":
+        """Return what compiled code may see: lengths would be a new compilation for each batch."""
+        return Segments(self.cu_seqlens, self.max_length, self.mean_context)
 
 
 @dataclass(frozen=True)
@@ -83,17 +99,31 @@ def dense_sdpa(q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
 # every choice between short and long texts.
 @torch.library.custom_op("jina_clip_serve::packed_attention", mutates_args=())
 def _packed(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, short: str, long: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    context: int,
+    short: str,
+    long: str,
 ) -> Tensor:
-    name = long if longest > LONG_TOKENS else short
+    name = long if context > LONG_CONTEXT else short
     if name == "sdpa":
-        return packed_sdpa(q, k, v, Segments(cu_seqlens, longest)).contiguous()
+        return packed_sdpa(q, k, v, Segments(cu_seqlens, longest, context)).contiguous()
     return kernels.PACKED[name](q, k, v, cu_seqlens, longest).contiguous()
 
 
 @_packed.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, short: str, long: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    context: int,
+    short: str,
+    long: str,
 ) -> Tensor:
     return q.new_empty(q.shape)
 
@@ -113,8 +143,8 @@ def packed_attention(choice: PackedKernels) -> PackedAttention:
     """Return the chosen kernels as one function that torch.compile does not look into."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
-        cu_seqlens, longest = segments.cu_seqlens, segments.max_length
-        out: Tensor = _packed(q, k, v, cu_seqlens, longest, choice.short, choice.long)
+        bounds = segments.cu_seqlens, segments.max_length, segments.mean_context
+        out: Tensor = _packed(q, k, v, *bounds, choice.short, choice.long)
         return out
 
     return attend
@@ -139,7 +169,8 @@ def resolve_packed(name: str, device: torch.device, dtype: torch.dtype) -> Packe
         _require(name, _packed_fault(name, device, dtype), device, dtype)
         chosen = PackedKernels(name, name)
     elif name != "sdpa" and device.type == "cuda":
-        usable = [x for x in kernels.PACKED if not _packed_fault(x, device, dtype)]
+        tried = kernels.packed_order(torch.cuda.get_device_capability(device))
+        usable = [x for x in tried if not _packed_fault(x, device, dtype)]
         if usable:
             chosen = PackedKernels(usable[0], usable[-1])
     logger.info("text attention on %s: %s", device, chosen)
@@ -149,9 +180,11 @@ def resolve_packed(name: str, device: torch.device, dtype: torch.dtype) -> Packe
 def resolve_dense(
     name: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int, int]
 ) -> str:
-    """Choose the vision tower's kernel; `"auto"` measures those that run here at [B, S, H, D].
+    """Choose the vision tower's kernel; `"auto"` takes the first that runs here of a fixed order.
 
-    A name that only the other tower knows counts as `"auto"`.
+    The order is that of the device's generation, so that equal replicas choose alike. Only where
+    another kernel is clearly faster at [B, S, H, D] is that one taken. A name that only the other
+    tower knows counts as `"auto"`.
 
     Raises:
         OptionError: the name is unknown, or its kernel does not run here.
@@ -162,15 +195,22 @@ def resolve_dense(
         _require(name, _dense_fault(name, device, dtype), device, dtype)
         chosen = name
     elif name != "sdpa" and device.type == "cuda":
+        tried = kernels.dense_order(torch.cuda.get_device_capability(device))
+        usable = [x for x in tried if not _dense_fault(x, device, dtype)]
         q = torch.randn(shape, device=device, dtype=dtype)
-        usable = [x for x in kernels.DENSE if not _dense_fault(x, device, dtype)]
         times_ms = {
-            x: kernels.milliseconds(lambda x=x: _dense(q, q, q, x)) for x in ("sdpa", *usable)
+            x: kernels.milliseconds(lambda x=x: _dense(q, q, q, x)) for x in (*usable, "sdpa")
         }
-        chosen = min(times_ms, key=times_ms.__getitem__)
+        chosen = preferred(times_ms)
         logger.info("vision attention, milliseconds at %s: %s", shape, times_ms)
     logger.info("vision attention on %s: %s", device, chosen)
     return chosen
+
+
+def preferred(times_ms: dict[str, float]) -> str:
+    """Return the first name, unless another is faster by more than `CLEARLY_FASTER`."""
+    first, fastest = next(iter(times_ms)), min(times_ms, key=times_ms.__getitem__)
+    return fastest if times_ms[fastest] < times_ms[first] * (1 - CLEARLY_FASTER) else first
 
 
 def _check_name(name: str) -> None:
@@ -184,26 +224,35 @@ def _require(name: str, fault: str, device: torch.device, dtype: torch.dtype) ->
 
 
 def _packed_fault(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return why a kernel cannot be used here, or nothing: it is tried on two small texts."""
-    bounds = torch.tensor([0, 48, 64, 64], dtype=torch.int32, device=device)
-    segments = Segments(bounds, 48, (48, 16))  # and an empty one, as behind a filled batch
-    wanted = PackedKernels(name, name)
-    return _fault((64, 2, 64), device, dtype, packed_sdpa, packed_attention(wanted), segments)
+    """Return why a kernel cannot be used here, or nothing.
+
+    It is tried as the tower uses it: on slices of one tensor of q, k and v, with an empty text as
+    behind a filled batch, and with few and with many texts, for which libraries have kernels apart.
+    """
+    attend = packed_attention(PackedKernels(name, name))
+    for lengths in TRIED_LENGTHS:
+        bounds = torch.tensor([0, *lengths], device=device).cumsum(0).int()
+        segments = Segments(bounds, max(lengths), max(lengths), lengths)
+        fault = _fault((sum(lengths),), device, dtype, packed_sdpa, attend, segments)
+        if fault:
+            return fault
+    return ""
 
 
 def _dense_fault(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    return _fault((1, 80, 2, 64), device, dtype, dense_sdpa, dense_attention(name))
+    return _fault((1, 80), device, dtype, dense_sdpa, dense_attention(name))
 
 
 def _fault(
-    shape: tuple[int, ...],
+    tokens: tuple[int, ...],
     device: torch.device,
     dtype: torch.dtype,
     exact: Callable[..., Tensor],
     kernel: Callable[..., Tensor],
     *segments: Segments,
 ) -> str:
-    q, k, v = torch.randn((3, *shape), device=device, dtype=dtype)
+    qkv = torch.randn((*tokens, 3, 2, 64), device=device, dtype=dtype)
+    q, k, v = qkv.unbind(len(tokens))
     try:
         gap = (kernel(q, k, v, *segments) - exact(q, k, v, *segments)).abs().max().item()
     except Exception as error:  # noqa: BLE001 - libraries and drivers fail in their own ways

@@ -5,94 +5,20 @@ once the adapter is merged. Shapes: T tokens of all texts, N texts, C hidden, H 
 X the two of q and k.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deployments.model.architecture import TextArchitecture
-from deployments.model.runtime.compilation import compiled
-from deployments.model.runtime.graphs import Bucket
+from deployments.model.runtime.compilation import Compiled
 from deployments.model.towers.attention import PackedAttention, Segments, packed_sdpa
 from deployments.model.towers.linear import Linear
+from deployments.model.towers.packing import PackedTexts
 
-
-@dataclass(frozen=True)
-class PackedTexts:
-    """Texts one after the other, longest first.
-
-    Attributes:
-        buffer: int32 [N + 1 + 2T], the memory of cu_seqlens, token_ids and positions, in this
-            order, so that one copy moves a batch.
-        token_ids: int32 [T].
-        positions: int32 [T], place of each token in its own text.
-        segments: where each text lies.
-        order: input index of each packed text.
-    """
-
-    buffer: Tensor
-    token_ids: Tensor
-    positions: Tensor
-    segments: Segments
-    order: NDArray[np.intp]
-
-    def to(self, device: torch.device) -> "PackedTexts":
-        """Return the batch on a device; the copy to a GPU is queued, not awaited."""
-        if device.type == "cpu":
-            return self
-        buffer = self.buffer.pin_memory().to(device, non_blocking=True)
-        return _views(buffer, len(self.segments.cu_seqlens), self.segments, self.order)
-
-
-def pack(
-    texts: Sequence[NDArray[np.int32]],
-    pad_token_id: int,
-    device: torch.device,
-    shape: Bucket | None = None,
-) -> PackedTexts:
-    """Pack texts for one forward; pads are left out, but the others keep their positions.
-
-    A pad inside a text (a literal `<pad>`) is neither attended to nor pooled in the published
-    model, which derives its mask from the ids; leaving it out is the same.
-
-    Args:
-        texts: int32 token ids, specials included, at least one that is not a pad in each.
-        pad_token_id: the id to leave out.
-        device: where the tensors go.
-        shape: fill the batch up to this shape with further texts, made of pads.
-    """
-    kept = [np.flatnonzero(ids != pad_token_id) for ids in texts]
-    lengths = np.array([len(places) for places in kept])
-    order = np.argsort(-lengths, kind="stable")
-    lengths = lengths[order]
-    longest, bounds = int(lengths[0]), np.concatenate(([0], np.cumsum(lengths)))
-    if shape:
-        longest, bounds = shape.longest, shape.fill(bounds)
-    total, padded = int(lengths.sum()), int(bounds[-1])
-    token_ids = np.full(padded, pad_token_id, dtype=np.int32)
-    positions = np.zeros(padded, dtype=np.int32)
-    np.concatenate([texts[i][kept[i]] for i in order], out=token_ids[:total])
-    np.concatenate([kept[i] for i in order], out=positions[:total], casting="same_kind")
-    parts = (bounds.astype(np.int32), token_ids, positions)
-    buffer = torch.from_numpy(np.concatenate(parts))
-    # The memory of a filled batch is used again for others: only the device knows their lengths.
-    segments = Segments(buffer, longest, () if shape else tuple(lengths.tolist()))
-    return _views(buffer, len(bounds), segments, order).to(device)
-
-
-def _views(
-    buffer: Tensor, num_bounds: int, segments: Segments, order: NDArray[np.intp]
-) -> PackedTexts:
-    """Cut a buffer into its three parts."""
-    tokens = (len(buffer) - num_bounds) // 2
-    cu_seqlens, token_ids, positions = buffer.split((num_bounds, tokens, tokens))
-    segments = Segments(cu_seqlens, segments.max_length, segments.lengths)
-    return PackedTexts(buffer, token_ids, positions, segments, order)
+LONG_BAG = 512  # tokens
 
 
 def rotary_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
@@ -185,7 +111,7 @@ class Layer(nn.Module):
         return out
 
 
-class TextTower(nn.Module):
+class TextEncoder(nn.Module):
     """Token ids to one pooled vector per text."""
 
     def __init__(self, arch: TextArchitecture, attention: PackedAttention = packed_sdpa) -> None:
@@ -208,16 +134,15 @@ class TextTower(nn.Module):
         """Return where each published tensor goes, by its name without the prefix."""
         return dict(self.named_parameters())
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, required: bool = True) -> None:
         """Compile at the next forward: once for all layers and every batch."""
-        self._run_layer = compiled(Layer.forward)
+        self._run_layer = Compiled(Layer.forward, required)
 
     def forward(self, packed: PackedTexts) -> Tensor:
         """Return float32 [N, C], un-normalised, in packed order."""
-        # The layers see no lengths on the host: they would be a new compilation for each batch.
         segments = packed.segments
         if self._run_layer is not Layer.forward:
-            segments = Segments(segments.cu_seqlens, segments.max_length)
+            segments = segments.without_lengths()
         cos, sin = self._rotary_tables(packed.positions.device)
         rotary = cos[packed.positions], sin[packed.positions]
         x_TC = self.embeddings["word_embeddings"](packed.token_ids)
@@ -240,8 +165,16 @@ class TextTower(nn.Module):
 def mean_pool(x_TC: Tensor, segments: Segments) -> Tensor:
     """Average the tokens of each text, `<s>` and `</s>` included; float32 [N, C].
 
-    An embedding bag over the tokens' own places is one pass over them on every device.
+    An embedding bag over the tokens' own places is one pass over them on every device. A GPU walks
+    a bag's tokens one after the other, 1.2 ms for 8,192; where a text is long, a product with a
+    matrix of which tokens belong to which text is faster there.
     """
+    if x_TC.device.type == "cuda" and segments.max_length > LONG_BAG:
+        places = torch.arange(len(x_TC), device=x_TC.device)
+        starts, ends = segments.cu_seqlens[:-1, None], segments.cu_seqlens[1:, None]
+        belongs_NT = (places >= starts) & (places < ends)
+        sums_NC = belongs_NT.float() @ x_TC.float()
+        return sums_NC / (ends - starts).clamp(min=1)
     places = torch.arange(len(x_TC), dtype=torch.int32, device=x_TC.device)
     return F.embedding_bag(
         places, x_TC.float(), segments.cu_seqlens, mode="mean", include_last_offset=True

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deployments.model.architecture import VisionArchitecture
-from deployments.model.runtime.compilation import compiled
+from deployments.model.runtime.compilation import Compiled
 from deployments.model.towers.attention import DenseAttention, dense_sdpa
 from deployments.model.towers.linear import Linear
 
@@ -91,10 +91,13 @@ class PaddedLayerNorm(nn.LayerNorm):
         if not self.padding:
             return super().forward(x)
         exact = x.float()
-        mean = exact.sum(-1, keepdim=True) / self.width
-        # Each zero of the padding adds mean^2 to the sum of squares around the mean.
-        squares = (exact - mean).square().sum(-1, keepdim=True) - self.padding * mean.square()
-        normal = (exact - mean) * (squares / self.width + self.eps).rsqrt()
+        # One pass for both: the variance around the mean with the padding, then put right. With
+        # p zeros in n numbers, var_w = (var_n - mean_w^2 * w/n * p/n) * n/w for the other w.
+        variance, mean = torch.var_mean(exact, -1, correction=0, keepdim=True)
+        share = self.width / (self.width + self.padding)
+        mean = mean / share
+        variance = variance / share - mean.square() * (1 - share)
+        normal = (exact - mean) * (variance + self.eps).rsqrt()
         return (normal * self.weight + self.bias).to(x.dtype)
 
 
@@ -144,7 +147,7 @@ class Block(nn.Module):
         return out
 
 
-class VisionTower(nn.Module):
+class VisionEncoder(nn.Module):
     """Pixels to one vector per picture; `mlp_multiple` pads the SwiGLU without changing it."""
 
     def __init__(
@@ -163,7 +166,7 @@ class VisionTower(nn.Module):
         self.blocks = nn.ModuleList(Block(arch, mlp_multiple) for _ in range(arch.layers))
         self.norm = nn.LayerNorm(arch.width, arch.layer_norm_eps)
         self._run_block: Callable[..., Tensor] = Block.forward
-        self._run_embed: Callable[..., Tensor] = VisionTower.embed
+        self._run_embed: Callable[..., Tensor] = VisionEncoder.embed
         self._constants: tuple[Tensor, ...] = ()
 
     def published_tensors(self) -> dict[str, Tensor]:
@@ -179,9 +182,10 @@ class VisionTower(nn.Module):
             if ".qkv." not in name and ".w12." not in name
         }
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, required: bool = True) -> None:
         """Compile at the next forward: one compilation for all blocks."""
-        self._run_block, self._run_embed = compiled(Block.forward), compiled(VisionTower.embed)
+        self._run_block = Compiled(Block.forward, required)
+        self._run_embed = Compiled(VisionEncoder.embed, required)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 [B, C], un-normalised, for uint8 pixels [B, size, size, 3]."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from deployments.model.errors import OptionError
-from deployments.model.pictures.image import Pixels
 from deployments.model.runtime.compilation import keep_caches
 from deployments.model.runtime.runners import (
+    Images,
     ReferenceRunner,
     Runner,
     TextRunner,
@@ -19,15 +19,16 @@ from deployments.model.runtime.runners import (
     inference,
 )
 from deployments.model.tokenizer import TokenIds
-from deployments.model.towers import attention as kernels
+from deployments.model.towers import attention as choices
+from deployments.model.towers import kernels
 from deployments.model.towers.linear import arrange
-from deployments.model.towers.text import TextTower
-from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionTower
+from deployments.model.towers.text import TextEncoder
+from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionEncoder
 from deployments.model.weights.checkpoint import Checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Pictures that the vision kernels are measured on.
+# Images that the vision kernels are measured on.
 MEASURED_IMAGES = 8
 
 
@@ -40,11 +41,11 @@ class Place:
 
 
 LoadText = Callable[[Checkpoint, Place], Runner[Sequence[TokenIds]]]
-LoadVision = Callable[[Checkpoint, Place], Runner[Pixels | Tensor]]
+LoadVision = Callable[[Checkpoint, Place], Runner[Images]]
 
 
 def place(device: str, dtype: str) -> Place:
-    """Turn names into a place; `"auto"` is CUDA where there is one, and bfloat16 there.
+    """Turn names into a place; `"auto"` is CUDA where there is one, and a half precision there.
 
     Raises:
         OptionError: an unknown name, or a device that is not here.
@@ -53,7 +54,7 @@ def place(device: str, dtype: str) -> Place:
     return Place(where, _dtype(dtype, where))
 
 
-def loaders(implementation: str, attention: str, compiles: bool) -> tuple[LoadText, LoadVision]:
+def loaders(implementation: str, attention: str, compile: str) -> tuple[LoadText, LoadVision]:
     """Return what loads each tower.
 
     Raises:
@@ -61,8 +62,8 @@ def loaders(implementation: str, attention: str, compiles: bool) -> tuple[LoadTe
     """
     if implementation == "native":
         return (
-            partial(load_text, attention=attention, compiles=compiles),
-            partial(load_vision, attention=attention, compiles=compiles),
+            partial(load_text, attention=attention, compile=compile),
+            partial(load_vision, attention=attention, compile=compile),
         )
     if implementation == "reference":
         return _load_reference_text, _load_reference_vision
@@ -70,7 +71,7 @@ def loaders(implementation: str, attention: str, compiles: bool) -> tuple[LoadTe
 
 
 def load_text(
-    checkpoint: Checkpoint, place: Place, attention: str = "auto", compiles: bool = False
+    checkpoint: Checkpoint, place: Place, attention: str = "auto", compile: str = "off"
 ) -> TextRunner:
     """Build the text tower.
 
@@ -81,24 +82,24 @@ def load_text(
     if on_gpu:
         keep_caches()
     with inference(place.device):
-        names = kernels.resolve_packed(attention, place.device, place.dtype)
-    attend = kernels.packed_attention(names)
-    if not on_gpu and not compiles:
-        attend = kernels.packed_sdpa  # without the operator's overhead
+        names = choices.resolve_packed(attention, place.device, place.dtype)
+    attend = choices.packed_attention(names)
+    if not on_gpu and compile == "off":
+        attend = choices.packed_sdpa  # without the operator's overhead
     with torch.device("meta"):
-        tower = TextTower(checkpoint.architecture.text, attend)
-    fill(tower, checkpoint.text_weights(), place)
-    if compiles:
-        tower.compile_blocks()
+        encoder = TextEncoder(checkpoint.architecture.text, attend)
+    fill(encoder, checkpoint.text_weights(), place)
+    if compile == "off":
+        arrange(encoder)
     else:
-        arrange(tower)
+        encoder.compile_blocks(required=compile == "on")
     # SDPA asks the device for the lengths of the texts, which no graph can.
-    captures = on_gpu and compiles and "sdpa" not in str(names)
-    return TextRunner(tower, place.device, str(names), captures)
+    captures = on_gpu and compile != "off" and "sdpa" not in str(names)
+    return TextRunner(encoder, place.device, str(names), captures)
 
 
 def load_vision(
-    checkpoint: Checkpoint, place: Place, attention: str = "auto", compiles: bool = False
+    checkpoint: Checkpoint, place: Place, attention: str = "auto", compile: str = "off"
 ) -> VisionRunner:
     """Build the vision tower.
 
@@ -111,19 +112,19 @@ def load_vision(
     arch = checkpoint.architecture.vision
     shape = (MEASURED_IMAGES, arch.num_tokens, arch.num_heads, arch.head_width)
     with inference(place.device):
-        name = kernels.resolve_dense(attention, place.device, place.dtype, shape)
-    attend = kernels.dense_attention(name)
-    if not on_gpu and not compiles:
-        attend = kernels.dense_sdpa
+        name = choices.resolve_dense(attention, place.device, place.dtype, shape)
+    attend = choices.dense_attention(name)
+    if not on_gpu and compile == "off":
+        attend = choices.dense_sdpa
     multiple = CUDA_MLP_MULTIPLE if on_gpu else 1
     with torch.device("meta"):
-        tower = VisionTower(arch, attend, multiple)
-    fill(tower, checkpoint.vision_weights(), place)
-    if compiles:
-        tower.compile_blocks()
+        encoder = VisionEncoder(arch, attend, multiple)
+    fill(encoder, checkpoint.vision_weights(), place)
+    if compile == "off":
+        arrange(encoder)
     else:
-        arrange(tower)
-    return VisionRunner(tower, place.device, name, on_gpu and compiles)
+        encoder.compile_blocks(required=compile == "on")
+    return VisionRunner(encoder, place.device, name, on_gpu and compile != "off")
 
 
 def _load_reference_text(checkpoint: Checkpoint, place: Place) -> Runner[Sequence[TokenIds]]:
@@ -132,7 +133,7 @@ def _load_reference_text(checkpoint: Checkpoint, place: Place) -> Runner[Sequenc
     return ReferenceRunner(reference.load_text(checkpoint, place.device, place.dtype))
 
 
-def _load_reference_vision(checkpoint: Checkpoint, place: Place) -> Runner[Pixels | Tensor]:
+def _load_reference_vision(checkpoint: Checkpoint, place: Place) -> Runner[Images]:
     from deployments.model import reference
 
     forward = reference.load_vision(checkpoint, place.device, place.dtype)
@@ -140,7 +141,7 @@ def _load_reference_vision(checkpoint: Checkpoint, place: Place) -> Runner[Pixel
 
 
 def fill(
-    tower: TextTower | VisionTower, weights: Iterator[tuple[str, Tensor]], place: Place
+    tower: TextEncoder | VisionEncoder, weights: Iterator[tuple[str, Tensor]], place: Place
 ) -> None:
     """Give a tower built on the meta device its memory and copy every published tensor into it."""
     tower.to(place.dtype).to_empty(device=place.device)
@@ -168,7 +169,11 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        if device.type == "cpu":
+            return torch.float32
+        # Older GPUs have no bfloat16 of their own, and the compiler refuses it there.
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= kernels.AMPERE
+        return torch.bfloat16 if has_bfloat16 else torch.float16
     if name not in DTYPES:
         raise OptionError(f"dtype is {name!r}; choose 'auto' or one of {', '.join(DTYPES)}")
     return DTYPES[name]

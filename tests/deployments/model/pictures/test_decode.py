@@ -155,10 +155,10 @@ def test_modes_resolve_to_what_runs_here():
         resolve("fast", CPU)
 
 
-def test_auto_on_a_gpu_without_its_decoder_is_draft(monkeypatch: pytest.MonkeyPatch):
-    """A GPU whose decoder is missing still gets the faster of the host's two ways."""
+def test_auto_on_a_gpu_without_its_decoder_is_exact(monkeypatch: pytest.MonkeyPatch):
+    """Nobody gets other pixels than the published ones from the host unless they ask for it."""
     monkeypatch.setattr(decode, "decode_jpegs", lambda *_: (_ for _ in ()).throw(RuntimeError()))
-    assert resolve("auto", torch.device("cuda")) == "draft"
+    assert resolve("auto", torch.device("cuda")) == "exact"
     monkeypatch.setattr(decode, "decode_jpegs", on_cpu)
     assert resolve("auto", torch.device("cuda")) == "gpu"
 
@@ -196,13 +196,13 @@ def test_rows_of_draft_pictures_keep_the_documented_cosine(demo: ClipModel, gold
     assert np.abs(exact - draft).max() > 1e-6
 
 
-def test_embed_images_gives_rows_and_failures(demo: ClipModel, golden):
-    """One broken picture gives a zero row and its error; its neighbours keep their vectors."""
+def test_a_broken_image_fails_alone(demo: ClipModel, golden):
+    """It has an error and no pixels; its neighbours keep their vectors."""
     images = golden.image_bytes()[:3]
-    rows, failures = demo.embed_images([images[0], b"broken", *images[1:]])
-    np.testing.assert_allclose(rows[[0, 2, 3]], golden.arrays["image_raw"][:3], atol=1e-5)
-    assert list(failures) == [1]
-    assert not rows[1].any()
+    decoded = demo.decode_images([images[0], b"broken", *images[1:]])
+    rows = demo.embed_pixels(decoded.pixels)
+    np.testing.assert_allclose(rows, golden.arrays["image_raw"][:3], atol=1e-5)
+    assert (decoded.kept, list(decoded.failures)) == ([0, 2, 3], [1])
 
 
 def test_encode_image_names_the_broken_picture_in_a_later_batch(demo: ClipModel, golden):

@@ -9,13 +9,18 @@ from deployments.model import ClipModel
 from deployments.model.errors import OptionError, TextTooLongError
 from deployments.model.runtime import memory
 from deployments.model.runtime.compilation import resolve
-from deployments.model.runtime.graphs import Bucket, fitting, text_buckets
+from deployments.model.runtime.graphs import fitting, text_shapes
 from deployments.model.runtime.runners import TextRunner
-from deployments.model.runtime.warmup import text_batches as warm_batches
-from deployments.model.towers.attention import PackedKernels, Segments, packed_attention
-from deployments.model.towers.packing import text_batches
-from deployments.model.towers.text import Layer, TextTower, mean_pool, pack
-from deployments.model.towers.vision import PaddedLayerNorm, VisionTower
+from deployments.model.runtime.warmup import text_extremes, unlike
+from deployments.model.towers.attention import (
+    LONG_CONTEXT,
+    PackedKernels,
+    Segments,
+    packed_attention,
+)
+from deployments.model.towers.packing import GraphShape, pack, text_batches
+from deployments.model.towers.text import Layer, TextEncoder, mean_pool
+from deployments.model.towers.vision import PaddedLayerNorm, VisionEncoder
 from deployments.model.weights.checkpoint import Checkpoint
 from deployments.model.weights.loading import Place, fill
 
@@ -28,86 +33,77 @@ def texts(lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("lengths", [(5,), (40, 7, 7), (3,) * 16, (60, 60, 60), (900, 20, 4)])
-def test_filling_a_batch_up_to_a_bucket_changes_no_row(demo: ClipModel, lengths: tuple[int, ...]):
+def test_filling_a_batch_up_to_a_shape_changes_no_row(demo: ClipModel, lengths: tuple[int, ...]):
     """Rows of a batch that was filled up equal those of the batch itself."""
     batch = texts(lengths)
-    bucket = fitting(text_buckets(2048), lengths)
-    assert bucket is not None
-    packed = pack(batch, 1, CPU, bucket)
+    shape = fitting(text_shapes(2048), lengths)
+    assert shape is not None
+    packed = pack(batch, 1, shape)
     with torch.inference_mode():
-        rows = demo._text._tower(packed).numpy()[: len(batch)]
-    assert len(packed.token_ids) == bucket.tokens
-    assert len(packed.segments.cu_seqlens) == bucket.num_bounds
-    assert packed.segments.max_length == bucket.longest
-    assert packed.segments.cu_seqlens.diff().max() <= bucket.longest
+        rows = demo._text._encoder(packed).numpy()[: len(batch)]
+    assert len(packed.token_ids) == shape.tokens
+    assert len(packed.segments.cu_seqlens) == shape.num_bounds
+    assert packed.segments.max_length == shape.longest
+    assert packed.segments.cu_seqlens.diff().max() <= shape.longest
     np.testing.assert_allclose(rows, demo.embed_tokens(batch)[packed.order], atol=1e-5)
 
 
-def test_every_bucket_can_be_filled_from_its_emptiest_and_fullest_batch():
-    """Bounds rise to the bucket's tokens in steps of at most its longest text."""
-    for bucket in text_buckets(2048):
-        for count in (1, bucket.sequences):
-            bounds = bucket.fill(np.arange(count + 1) * 2)
-            assert len(bounds) == bucket.num_bounds
-            assert bounds[-1] == bucket.tokens
-            assert 0 <= np.diff(bounds).min() <= np.diff(bounds).max() <= bucket.longest
+def test_every_shape_can_be_filled_from_its_emptiest_and_fullest_batch():
+    """Bounds rise to the shape's tokens in steps of at most its longest text."""
+    for shape in text_shapes(2048):
+        for count in (1, shape.sequences):
+            bounds = shape.fill(np.arange(count + 1) * 2)
+            assert len(bounds) == shape.num_bounds
+            assert bounds[-1] == shape.tokens
+            assert 0 <= np.diff(bounds).min() <= np.diff(bounds).max() <= shape.longest
 
 
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [
-        ((16,), Bucket(16, 4, 16)),
-        ((4, 4, 4, 4), Bucket(16, 4, 16)),
-        ((3, 3, 3, 3, 3), Bucket(32, 8, 32)),
-        ((200,), Bucket(256, 8, 256)),
-        ((100,) * 12, Bucket(1536, 384, 128)),
+        ((16,), GraphShape(16, 4, 16)),
+        ((4, 4, 4, 4), GraphShape(16, 4, 16)),
+        ((3, 3, 3, 3, 3), GraphShape(32, 8, 32)),
+        ((200,), GraphShape(256, 8, 256)),
+        ((100,) * 12, GraphShape(1536, 384, 128)),
         ((1025,), None),
         ((128,) * 17, None),
     ],
 )
-def test_a_batch_takes_the_smallest_bucket_that_holds_it(
-    lengths: tuple[int, ...], expected: Bucket | None
+def test_a_batch_takes_the_smallest_shape_that_holds_it(
+    lengths: tuple[int, ...], expected: GraphShape | None
 ):
     """Tokens, number of texts and longest text all have to fit; larger batches have no graph."""
-    assert fitting(text_buckets(16384), lengths) == expected
+    assert fitting(text_shapes(16384), lengths) == expected
 
 
-def test_no_bucket_is_larger_than_the_budget():
+def test_no_shape_is_larger_than_the_budget():
     """A small budget captures small graphs only."""
-    assert max(bucket.tokens for bucket in text_buckets(100)) == 96
+    assert max(shape.tokens for shape in text_shapes(100)) == 96
 
 
-def test_small_batches_replay_the_graph_of_their_bucket(demo: ClipModel):
+def test_small_batches_replay_the_graph_of_their_shape(
+    demo: ClipModel, monkeypatch: pytest.MonkeyPatch
+):
     """A runner with captured shapes copies a batch into one and returns the rows of its texts."""
-    tower = demo._text._tower
+    tower = demo._text._encoder
     runner = TextRunner(tower, CPU)
 
     class Replayed:
-        def __init__(self, bucket: Bucket) -> None:
-            self.inputs = pack(texts([bucket.longest]), 1, CPU, bucket)
+        def __init__(self, shape: GraphShape) -> None:
+            self.inputs = pack(texts([shape.longest]), 1, shape)
             self.replays = 0
 
         def replay(self) -> torch.Tensor:
             self.replays += 1
             return tower(self.inputs)
 
-    class Buffer(torch.Tensor):
-        def pin_memory(self) -> torch.Tensor:
-            return self
-
     with torch.inference_mode():
-        runner._graphs = {bucket: Replayed(bucket) for bucket in text_buckets(64)}
-    original = runner._pack
-
-    def unpinned(token_ids, bucket):
-        packed = original(token_ids, bucket)
-        object.__setattr__(packed, "buffer", packed.buffer.as_subclass(Buffer))
-        return packed
-
-    runner._pack = unpinned
+        runner._graphs = {shape: Replayed(shape) for shape in text_shapes(64)}
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     batch = texts((11, 3, 9))
     np.testing.assert_allclose(runner.launch(batch).rows(), demo.embed_tokens(batch), atol=1e-5)
-    replays = {bucket.tokens: graph.replays for bucket, graph in runner._graphs.items()}
+    replays = {shape.tokens: graph.replays for shape, graph in runner._graphs.items()}
     assert replays == {16: 0, 32: 1, 48: 0, 64: 0}
     runner.launch(texts((100,)))
     assert sum(graph.replays for graph in runner._graphs.values()) == 1
@@ -118,7 +114,7 @@ def test_a_padded_swiglu_gives_the_same_rows(demo: ClipModel, golden, multiple: 
     """Zero columns up to a multiple leave the vision tower's rows as they are."""
     checkpoint = Checkpoint.open("demo")
     with torch.device("meta"):
-        tower = VisionTower(checkpoint.architecture.vision, mlp_multiple=multiple)
+        tower = VisionEncoder(checkpoint.architecture.vision, mlp_multiple=multiple)
     fill(tower, checkpoint.vision_weights(), Place(CPU, torch.float32))
     assert tower.blocks[0].mlp.w3.in_features % multiple == 0
     assert tower.blocks[0].mlp.w3.in_features > checkpoint.architecture.vision.mlp_width
@@ -143,7 +139,7 @@ def test_mean_pooling_averages_each_text_in_float32():
     """Long texts of bfloat16 tokens are averaged to float32 precision, without their neighbours."""
     lengths = (5000, 3, 1)
     x = (torch.randn(sum(lengths), 4) + 5).bfloat16()
-    where = Segments(torch.tensor([0, *lengths]).cumsum(0).int(), 5000)
+    where = Segments(torch.tensor([0, *lengths]).cumsum(0).int(), 5000, 5000)
     exact = torch.stack([part.double().mean(0) for part in x.split(lengths)])
     pooled = mean_pool(x, where)
     assert pooled.dtype == torch.float32
@@ -157,7 +153,7 @@ def test_compiled_layers_serve_every_batch_with_one_compilation(demo: ClipModel)
     checkpoint = Checkpoint.open("demo")
     with torch.device("meta"):
         attend = packed_attention(PackedKernels("sdpa", "sdpa"))
-        tower = TextTower(checkpoint.architecture.text, attend)
+        tower = TextEncoder(checkpoint.architecture.text, attend)
     fill(tower, checkpoint.text_weights(), Place(CPU, torch.float32))
     counter = CompileCounterWithBackend("eager")
     tower._run_layer = torch.compile(Layer.forward, dynamic=True, fullgraph=True, backend=counter)
@@ -222,11 +218,27 @@ def test_a_budget_that_does_not_fit_is_refused_with_the_largest_that_does(
     assert 5120 in tried
 
 
-def test_warm_up_covers_the_longest_texts_and_the_most_texts():
-    """The two extremes of a budget keep to it."""
-    long, many = warm_batches(1000, 64, 300)
-    assert [len(ids) for ids in long] == [300, 300, 300, 100]
-    assert [len(ids) for ids in many] == [15] * 64
+def test_warm_up_covers_the_longest_texts_the_most_texts_and_both_at_once():
+    """The ends of a budget keep to it; the last has a long context and more than 256 texts."""
+    long, many, both = text_extremes(1000, 64, 300)
+    assert long == [300, 300, 300, 100]
+    assert many == [15] * 64
+    assert both == [300] + [2] * 63
+    *_, both = text_extremes(16384, 512, 8192)
+    assert (len(both), sum(both)) == (301, 8792)
+    packed = pack(texts(both), 1)
+    assert packed.segments.mean_context > LONG_CONTEXT
+
+
+@pytest.mark.parametrize(("tokens", "longest"), [(16384, 8192), (4096, 8192), (2048, 512)])
+def test_no_two_numbers_of_the_first_batch_are_equal(tokens: int, longest: int):
+    """The compiler would take equal numbers for one and compile again where they differ."""
+    lengths = unlike(tokens, longest)
+    packed = pack(texts(lengths), 1)
+    seen = packed.segments.max_length, packed.segments.mean_context, len(packed.token_ids)
+    assert len({*seen, len(packed.segments.cu_seqlens)}) == 4
+    assert tokens / 2 < sum(lengths) <= tokens
+    assert 4 < min(lengths) <= max(lengths) <= longest
 
 
 def test_warm_up_on_a_cpu_runs_both_towers_and_reports(demo: ClipModel):

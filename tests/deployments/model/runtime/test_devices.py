@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from deployments.model.runtime.graphs import Bucket
 from deployments.model.towers import attention
-from deployments.model.towers.text import PackedTexts, TextTower, _views, pack
-from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionTower
+from deployments.model.towers.packing import GraphShape, PackedTexts, pack
+from deployments.model.towers.text import TextEncoder
+from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionEncoder
 from deployments.model.weights.checkpoint import Checkpoint
 
 GPU = torch.device("cuda:0")
@@ -39,20 +39,19 @@ def on_gpu(build: Callable[[], nn.Module]) -> nn.Module:
 
 def text_tower() -> nn.Module:
     kernels = attention.PackedKernels("varlen", "flash4")
-    return on_gpu(lambda: TextTower(ARCHITECTURE.text, attention.packed_attention(kernels)))
+    return on_gpu(lambda: TextEncoder(ARCHITECTURE.text, attention.packed_attention(kernels)))
 
 
-def packed(bucket: Bucket | None) -> PackedTexts:
+def packed(shape: GraphShape | None) -> PackedTexts:
     batch = [np.zeros(length, dtype=np.int32) for length in (5, 9)]
-    host = pack(batch, 1, torch.device("cpu"), bucket)
-    buffer = torch.empty_like(host.buffer, device=GPU)
-    return _views(buffer, len(host.segments.cu_seqlens), host.segments, host.order)
+    host = pack(batch, 1, shape)
+    return host.on(torch.empty_like(host.buffer, device=GPU))
 
 
-@pytest.mark.parametrize(("bucket", "rows"), [(None, 2), (Bucket(16, 4, 16), 5)])
-def test_the_text_tower_never_leaves_the_gpu(bucket: Bucket | None, rows: int):
+@pytest.mark.parametrize(("shape", "rows"), [(None, 2), (GraphShape(16, 4, 16), 5)])
+def test_the_text_tower_never_leaves_the_gpu(shape: GraphShape | None, rows: int):
     """Ids, tables, layers and pooling are on one device; each step that mixes two would raise."""
-    row = text_tower()(packed(bucket))
+    row = text_tower()(packed(shape))
     assert (row.device, row.dtype) == (GPU, torch.float32)
     assert row.shape == (rows, ARCHITECTURE.width)
 
@@ -60,7 +59,7 @@ def test_the_text_tower_never_leaves_the_gpu(bucket: Bucket | None, rows: int):
 def test_the_vision_tower_never_leaves_the_gpu():
     """Pixels, constants, the padded MLP and the last norm are on one device."""
     kernel = attention.dense_attention("cudnn")
-    tower = on_gpu(lambda: VisionTower(ARCHITECTURE.vision, kernel, CUDA_MLP_MULTIPLE))
+    tower = on_gpu(lambda: VisionEncoder(ARCHITECTURE.vision, kernel, CUDA_MLP_MULTIPLE))
     size = ARCHITECTURE.vision.image_size
     row = tower(torch.empty(3, size, size, 3, dtype=torch.uint8, device=GPU))
     assert (row.device, row.dtype) == (GPU, torch.float32)

@@ -100,6 +100,7 @@ def test_a_budget_beyond_the_devices_memory_is_refused():
 def test_jpegs_decoded_on_the_gpu_keep_the_cosine(golden):
     """Whole pictures through the GPU's decoder and resizer give nearly the exact vectors."""
     model = load(dtype="float32", image_decode="gpu", compile="off")
-    rows, failures = model.embed_images([*golden.image_bytes(), b"broken"])
-    assert list(failures) == [len(golden.images)]
-    assert cosines(rows[:-1], golden.arrays["image_raw"]).min() >= 0.999
+    decoded = model.decode_images([*golden.image_bytes(), b"broken"])
+    assert list(decoded.failures) == [len(golden.images)]
+    rows = model.embed_pixels(decoded.pixels)
+    assert cosines(rows, golden.arrays["image_raw"]).min() >= 0.999

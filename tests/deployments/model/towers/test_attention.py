@@ -9,13 +9,14 @@ from torch import Tensor
 from deployments.model.errors import OptionError
 from deployments.model.towers import kernels
 from deployments.model.towers.attention import (
-    LONG_TOKENS,
+    LONG_CONTEXT,
     PackedKernels,
     Segments,
     dense_attention,
     dense_sdpa,
     packed_attention,
     packed_sdpa,
+    preferred,
     resolve_dense,
     resolve_packed,
 )
@@ -26,7 +27,7 @@ LENGTHS = (9, 9, 5, 3, 3, 1)
 
 def segments(lengths: tuple[int, ...], known: bool = True) -> Segments:
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
-    return Segments(bounds, max(lengths), lengths if known else ())
+    return Segments(bounds, max(lengths), max(lengths), lengths if known else ())
 
 
 def packed_qkv(lengths: tuple[int, ...] = LENGTHS) -> list[Tensor]:
@@ -75,18 +76,18 @@ def test_the_operators_shapes_for_the_compiler_are_those_of_the_values():
     bounds = segments(LENGTHS).cu_seqlens
     packed = torch.ops.jina_clip_serve.packed_attention.default
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(packed, (q, k, v, bounds, 9, "sdpa", "sdpa"), test_utils=tests)
+    torch.library.opcheck(packed, (q, k, v, bounds, 9, 6, "sdpa", "sdpa"), test_utils=tests)
     dense = torch.ops.jina_clip_serve.dense_attention.default
     torch.library.opcheck(dense, (q[None], k[None], v[None], "sdpa"), test_utils=tests)
 
 
 @pytest.mark.parametrize(
-    ("longest", "used"), [(LONG_TOKENS, "varlen"), (LONG_TOKENS + 1, "flash4")]
+    ("context", "used"), [(LONG_CONTEXT, "varlen"), (LONG_CONTEXT + 1, "flash4")]
 )
-def test_the_longest_text_chooses_the_kernel(
-    monkeypatch: pytest.MonkeyPatch, longest: int, used: str
+def test_what_tokens_see_on_average_chooses_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, context: int, used: str
 ):
-    """A batch runs on the kernel for short texts until its longest text is over the bound."""
+    """One long text among many short ones does not take the kernel for long texts."""
     calls = []
 
     def fake(name: str) -> kernels.PackedKernel:
@@ -99,9 +100,9 @@ def test_the_longest_text_chooses_the_kernel(
     for name in ("varlen", "flash4"):
         monkeypatch.setitem(kernels.PACKED, name, fake(name))
     q, k, v = packed_qkv((2, 1))
-    where = Segments(torch.tensor([0, 2, 3], dtype=torch.int32), longest)
+    where = Segments(torch.tensor([0, 2, 3], dtype=torch.int32), 9000, context)
     out = packed_attention(PackedKernels("varlen", "flash4"))(q, k, v, where)
-    assert calls == [(used, [0, 2, 3], longest)]
+    assert calls == [(used, [0, 2, 3], 9000)]
     assert torch.equal(out, v)
 
 
@@ -145,18 +146,64 @@ def test_auto_is_sdpa_on_a_cpu():
     assert resolve_dense("auto", CPU, torch.float32, (1, 4, 2, 8)) == "sdpa"
 
 
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> torch.device:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    return torch.device("cuda")
+
+
 def test_auto_on_a_gpu_takes_what_runs_there(monkeypatch: pytest.MonkeyPatch):
     """Kernels that fail their trial are left out; the last that runs takes the long texts."""
     faults = {"varlen": "", "flash2": "ImportError: absent", "flash4": ""}
     monkeypatch.setattr(
         "deployments.model.towers.attention._packed_fault", lambda name, *_: faults[name]
     )
-    gpu = torch.device("cuda")
+    gpu = on_a_gpu(monkeypatch, (9, 0))
     assert resolve_packed("auto", gpu, torch.bfloat16) == PackedKernels("varlen", "flash4")
-    faults["flash4"] = "RuntimeError: too old a GPU"
+    faults["flash4"] = "RuntimeError: no compiler"
     assert resolve_packed("auto", gpu, torch.bfloat16) == PackedKernels("varlen", "varlen")
     faults["varlen"] = "RuntimeError: float32"
     assert str(resolve_packed("auto", gpu, torch.float32)) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen"),
+    [((8, 9), "varlen+flash2"), ((8, 0), "varlen+flash2"), ((7, 5), "sdpa")],
+)
+def test_older_gpus_do_not_take_flash_attention_4(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
+):
+    """It would run there, but its kernel for them is not tuned; below Ampere none runs."""
+    monkeypatch.setattr("deployments.model.towers.attention._packed_fault", lambda *_: "")
+    gpu = on_a_gpu(monkeypatch, capability)
+    assert str(resolve_packed("auto", gpu, torch.float16)) == chosen
+
+
+def test_the_vision_kernel_is_the_first_by_order_unless_another_is_clearly_faster():
+    """Two replicas whose measured times differ by 3% choose alike."""
+    assert preferred({"cudnn": 1.00, "flash4": 0.97, "sdpa": 1.5}) == "cudnn"
+    assert preferred({"cudnn": 1.03, "flash4": 1.00, "sdpa": 1.5}) == "cudnn"
+    assert preferred({"cudnn": 1.00, "flash4": 0.89, "sdpa": 1.5}) == "flash4"
+
+
+def test_one_split_keeps_torch_from_taking_cudnn(monkeypatch: pytest.MonkeyPatch):
+    """CuDNN would plan anew for every number of tokens; where torch can be told, it is."""
+    seen = []
+
+    def newer(q, k, v, *bounds, num_splits=None):
+        seen.append(num_splits)
+        return v
+
+    def older(q, k, v, *bounds):
+        seen.append("older")
+        return v, None
+
+    q, k, v = packed_qkv()
+    for function in (newer, older):
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", function)
+        kernels._takes_num_splits.cache_clear()
+        assert kernels.varlen(q, k, v, segments(LENGTHS).cu_seqlens, 9) is v
+    kernels._takes_num_splits.cache_clear()
+    assert seen == [1, "older"]
 
 
 def test_a_kernel_that_gives_other_values_is_refused(monkeypatch: pytest.MonkeyPatch):

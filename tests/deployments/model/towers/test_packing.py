@@ -34,12 +34,12 @@ def test_rows_do_not_depend_on_the_parts(
 def test_batches_of_any_length_have_few_sizes(demo: ClipModel, monkeypatch: pytest.MonkeyPatch):
     """A thousand lengths make at most 16 sizes to each power of 2, and little is filled in."""
     sizes = []
-    monkeypatch.setattr(demo._text._tower, "forward", lambda packed: run(packed))
-    forward = type(demo._text._tower).forward
+    monkeypatch.setattr(demo._text._encoder, "forward", lambda packed: run(packed))
+    forward = type(demo._text._encoder).forward
 
     def run(packed):
         sizes.append(len(packed.token_ids))
-        return forward(demo._text._tower, packed)
+        return forward(demo._text._encoder, packed)
 
     lengths = range(3, 1024, 3)
     for length in lengths:
