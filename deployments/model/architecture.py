@@ -51,7 +51,7 @@ class TextArchitecture:
 
 @dataclass(frozen=True)
 class VisionArchitecture:
-    """Sizes of the vision tower (EVA02, EVA-CLIP flavour) and of its input pictures."""
+    """Sizes of the vision tower (EVA02, EVA-CLIP flavour) and of its input images."""
 
     width: int = 1024
     layers: int = 24

@@ -1,4 +1,4 @@
-"""ClipModel: loads a checkpoint and turns texts and pictures into vectors of one space."""
+"""ClipModel: loads a checkpoint and turns texts and images into vectors of one space."""
 
 import logging
 import time
@@ -169,18 +169,18 @@ class ClipModel:
         normalized: bool = True,
         batch_size: int = 16,
     ) -> Rows:
-        """Embed pictures, in their order, as float32 [n, dimensions].
+        """Embed images, in their order, as float32 [n, dimensions].
 
         Args:
             images: PIL images, or encoded bytes (JPEG, PNG, WebP and other raster formats).
             dimensions: width to truncate to before normalising; None is the full width.
             normalized: scale each row to length 1.
-            batch_size: pictures per forward at most.
+            batch_size: images per forward at most.
 
         Raises:
             ImageError: broken, or larger than the limits.
             OptionError: bad dimensions.
-            TypeError: something else than a list of pictures.
+            TypeError: something else than a list of images.
         """
         if isinstance(images, (bytes, Image.Image)):
             raise TypeError("images must be a list of images, not one image: write [image]")

@@ -5,7 +5,7 @@ EmbeddingError
 └── InputError            one input or option (the caller's to mend); also a ValueError
     ├── OptionError       task, dimensions, max_length
     ├── TextTooLongError  more tokens than the limit
-    └── ImageError        not a picture, broken, or larger than the limits
+    └── ImageError        not an image, broken, or larger than the limits
 
 Every argument goes to `super().__init__`, so that each survives pickling between processes.
 """
@@ -32,4 +32,4 @@ class TextTooLongError(InputError):
 
 
 class ImageError(InputError):
-    """Bytes that are not a readable picture within the limits."""
+    """Bytes that are not a readable image within the limits."""

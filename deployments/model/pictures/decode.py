@@ -42,7 +42,7 @@ class Decoded:
 
     Attributes:
         pixels: uint8 [len(kept), size, size, 3], on the host, or on the device.
-        kept: input index of each picture, ascending.
+        kept: input index of each image, ascending.
         failures: by input index, why a picture could not be read.
     """
 

@@ -22,7 +22,7 @@ from deployments.model.weights.checkpoint import adapted_modules, plain_text_sha
 
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 QUERY_S = 20
-# What kernels are tried at: pictures of the published model.
+# What kernels are tried at: images of the published model.
 DENSE_SHAPE = (2, 1297, 16, 64)
 # A batch of one long text through the widest layer of the published text tower.
 PRODUCT_SHAPE = (512, 1024, 4096)
@@ -137,7 +137,7 @@ def weight_bytes(arch: Architecture, tower: TowerName, dtype: str) -> int:
 
 
 def batch_bytes(arch: Architecture, tower: TowerName, dtype: str, budget: int) -> int:
-    """Estimate the memory of a full batch of `budget` tokens or pictures.
+    """Estimate the memory of a full batch of `budget` tokens or images.
 
     The widest moment is an MLP: its input, its inner activations and as much again, beside the
     residual and the attention's q, k and v.

@@ -1,6 +1,6 @@
 """Attention behind one signature per tower, and the one place that chooses the kernel.
 
-Shapes: T tokens of all texts together, N texts, B pictures, S tokens of a picture, H heads, D head
+Shapes: T tokens of all texts together, N texts, B images, S tokens of an image, H heads, D head
 width.
 """
 
@@ -90,7 +90,7 @@ def packed_sdpa(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, segments: Segments)
 
 
 def dense_sdpa(q_BSHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
-    """Attend within each picture; float [B, S, H, D] in and out."""
+    """Attend within each image; float [B, S, H, D] in and out."""
     q, k, v = (x.transpose(1, 2) for x in (q_BSHD, k_BSHD, v_BSHD))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 

@@ -31,10 +31,6 @@ class Linear(nn.Linear):
             return super().forward(x)
         return _pointwise(x, weight, self.bias, "none")
 
-    # Without hooks: torch looks for them at every call of a module, which a query alone feels
-    # (benchmarks/README.md).
-    __call__ = forward
-
     def gelu(self, x: Tensor) -> Tensor:
         """Return the exact (erf) GELU of `forward`; oneDNN does it in the same pass."""
         weight = self._arranged

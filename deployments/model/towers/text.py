@@ -63,8 +63,6 @@ class Mixer(nn.Module):
         out: Tensor = self.out_proj(attention(q, k, v, segments).flatten(1))
         return out
 
-    __call__ = forward  # without hooks, see Linear
-
 
 class Mlp(nn.Module):
     """Two linear layers around an exact (erf) GELU."""
@@ -79,14 +77,6 @@ class Mlp(nn.Module):
         out: Tensor = self.fc2(self.fc1.gelu(x_TC))
         return out
 
-    __call__ = forward  # without hooks, see Linear
-
-
-class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm`, called without hooks."""
-
-    __call__ = nn.LayerNorm.forward
-
 
 class Layer(nn.Module):
     """One encoder layer; each norm follows its residual (post-norm)."""
@@ -94,9 +84,9 @@ class Layer(nn.Module):
     def __init__(self, arch: TextArchitecture) -> None:
         super().__init__()
         self.mixer = Mixer(arch)
-        self.norm1 = LayerNorm(arch.hidden_size, arch.layer_norm_eps)
+        self.norm1 = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
         self.mlp = Mlp(arch)
-        self.norm2 = LayerNorm(arch.hidden_size, arch.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
 
     def forward(
         self,
@@ -124,7 +114,7 @@ class TextEncoder(nn.Module):
                 "token_type_embeddings": nn.Embedding(arch.type_vocab_size, arch.hidden_size),
             }
         )
-        self.emb_ln = LayerNorm(arch.hidden_size, arch.layer_norm_eps)
+        self.emb_ln = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
         layers = nn.ModuleList(Layer(arch) for _ in range(arch.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layers": layers})
         self._run_layer: Callable[..., Tensor] = Layer.forward

@@ -1,7 +1,7 @@
 """The vision tower: EVA02 with 2-D rotary positions, sub-LayerNorms and SwiGLU; CLS pooling.
 
 Projections that the checkpoint stores apart (q, k, v; the two halves of the SwiGLU) are one matrix
-here. Shapes: B pictures, S tokens (CLS and patches), C width, H heads, D head width,
+here. Shapes: B images, S tokens (CLS and patches), C width, H heads, D head width,
 X the two of q and k.
 """
 
@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from deployments.model.architecture import VisionArchitecture
@@ -32,9 +33,9 @@ def rotary_tables(arch: VisionArchitecture, device: torch.device) -> tuple[Tenso
     frequencies = arch.rope_base ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
     places = torch.arange(arch.grid, dtype=torch.float32) / arch.grid * arch.pretrained_grid
     angles = places[:, None] * frequencies
-    rows = angles[:, None].expand(arch.grid, arch.grid, pairs)
-    columns = angles[None].expand(arch.grid, arch.grid, pairs)
-    patches = torch.cat((rows, columns), dim=-1).flatten(0, 1)
+    rows = repeat(angles, "row pair -> (row column) pair", column=arch.grid)
+    columns = repeat(angles, "column pair -> (row column) pair", row=arch.grid)
+    patches = torch.cat((rows, columns), dim=-1)
     with_cls = torch.cat((torch.zeros(1, 2 * pairs), patches))[:, None]
     return with_cls.cos().to(device), with_cls.sin().to(device)
 
@@ -63,11 +64,11 @@ class Attention(nn.Module):
     def forward(
         self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor], attention: DenseAttention
     ) -> Tensor:
-        """Attend within each picture; [B, S, C] in and out."""
-        qkv = self.qkv(x_BSC).unflatten(-1, (3, self.num_heads, -1))
+        """Attend within each image; [B, S, C] in and out."""
+        qkv = rearrange(self.qkv(x_BSC), "b s (qkv h d) -> b s qkv h d", qkv=3, h=self.num_heads)
         q, k = rotate_pairs(qkv[:, :, :2], *rotary).unbind(2)
-        attended = attention(q, k, qkv[:, :, 2])
-        out: Tensor = self.proj(self.inner_attn_ln(attended.flatten(2)))
+        attended = rearrange(attention(q, k, qkv[:, :, 2]), "b s h d -> b s (h d)")
+        out: Tensor = self.proj(self.inner_attn_ln(attended))
         return out
 
     def published_tensors(self) -> dict[str, Tensor]:
@@ -148,7 +149,7 @@ class Block(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Pixels to one vector per picture; `mlp_multiple` pads the SwiGLU without changing it."""
+    """Pixels to one vector per image; `mlp_multiple` pads the SwiGLU without changing it."""
 
     def __init__(
         self,
@@ -207,13 +208,14 @@ class VisionEncoder(nn.Module):
         A convolution with a stride of its own size is a matrix product over patches. Its inner
         dimension, 3 * 14 * 14, is zero-padded to a multiple of 8 for the tensor cores.
         """
-        grid = self.arch.grid
+        grid, size = self.arch.grid, self.arch.patch_size
         weight, bias = (self.get_parameter(f"patch_embed.proj.{x}") for x in ("weight", "bias"))
-        seen = grid * self.arch.patch_size
+        seen = grid * size
         standard = torch.addcmul(shift, pixels[:, :seen, :seen].float(), scale).to(weight.dtype)
-        patches = standard.unflatten(2, (grid, -1)).unflatten(1, (grid, -1)).transpose(2, 3)
-        rows_BSP = patches.flatten(3).flatten(1, 2)
-        matrix_CP = weight.permute(0, 2, 3, 1).flatten(1)
+        rows_BSP = rearrange(
+            standard, "b (row y) (column x) rgb -> b (row column) (y x rgb)", y=size, x=size
+        )
+        matrix_CP = rearrange(weight, "c rgb y x -> c (y x rgb)")
         padding = (0, -matrix_CP.shape[1] % 8)
         x_BSC = F.linear(F.pad(rows_BSP, padding), F.pad(matrix_CP, padding), bias)
         cls = self.cls_token.expand(len(pixels), -1, -1)

@@ -10,7 +10,7 @@ SAMPLE_BYTES = 64 * 1024
 
 
 def preprocessing_digest(folder: Path, files: Iterable[str]) -> str:
-    """Return a digest of the files that decide what a text or a picture is turned into."""
+    """Return a digest of the files that decide what a text or an image is turned into."""
     digest = hashlib.sha256()
     for name in files:
         digest.update(name.encode())
@@ -19,7 +19,7 @@ def preprocessing_digest(folder: Path, files: Iterable[str]) -> str:
 
 
 def tower_digest(weights: Path, choices: Mapping[str, str]) -> str:
-    """Return a digest of the weights and of how they run: precision, kernels, picture decoding.
+    """Return a digest of the weights and of how they run: precision, image decoding.
 
     Of the weights it reads the header (names, shapes and types of all tensors) and evenly spaced
     samples, about 4 MiB: milliseconds instead of seconds, and weights that were trained further

@@ -192,3 +192,13 @@ def test_bfloat16_stays_near_float32(demo) -> None:
         np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
         assert (half * full).sum(axis=1).min() >= 0.9995
         assert np.abs(half - full).max() > 1e-5
+
+
+def test_the_fingerprint_is_that_of_the_rows_not_of_the_kernel_that_made_them():
+    """Compiled or not, it is the same; another precision or other pixels change it."""
+    towers = ("vision",)
+    plain = ClipModel.load(towers=towers)
+    assert ClipModel.load(towers=towers, compile="on").fingerprint == plain.fingerprint
+    others = [ClipModel.load(towers=towers, dtype="bfloat16")]
+    others.append(ClipModel.load(towers=towers, image_decode="draft"))
+    assert len({plain.fingerprint, *(model.fingerprint for model in others)}) == 3
