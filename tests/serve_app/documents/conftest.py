@@ -130,6 +130,12 @@ def readme() -> Document:
     return Document(README)
 
 
+@pytest.fixture
+def contributing() -> Document:
+    """What somebody who changes the product reads."""
+    return Document(ROOT / "CONTRIBUTING.md")
+
+
 @pytest.fixture(scope="session")
 def files() -> list[Path]:
     """The project's files."""

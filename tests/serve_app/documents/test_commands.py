@@ -170,17 +170,17 @@ def test_a_planted_fault_is_found(command: str, found: str) -> None:
     assert fault(command) == found
 
 
-def test_a_request_can_be_followed_from_the_names_of_files(readme: Any) -> None:
+def test_a_request_can_be_followed_from_the_names_of_files(contributing: Any) -> None:
     """The eight steps name files that lie in the folders of the layout, and each step has one."""
-    journey = readme.prose.partition("A request's journey")[2].partition("To add")[0]
+    journey = contributing.prose.partition("A request's journey")[2].partition("## Adding")[0]
     steps = re.findall(r"^\d\. `([\w/.]+)`", journey, re.MULTILINE)
     assert len(steps) == 8
     assert all((ROOT / step).exists() for step in steps)
 
 
-def test_the_layout_is_that_of_the_tree(readme: Any) -> None:
+def test_the_layout_is_that_of_the_tree(contributing: Any) -> None:
     """Every folder and file of the layout exists."""
-    (layout,) = (x.code for x in readme.blocks if "mirrors the packages" in x.code)
+    (layout,) = (x.code for x in contributing.blocks if "mirrors the packages" in x.code)
     top = ""
     for line in layout.splitlines():
         names = line[:22].split()
