@@ -197,12 +197,11 @@ def resolve_dense(
     elif name != "sdpa" and device.type == "cuda":
         tried = kernels.dense_order(torch.cuda.get_device_capability(device))
         usable = [x for x in tried if not _dense_fault(x, device, dtype)]
-        q = torch.randn(shape, device=device, dtype=dtype)
-        times_ms = {
-            x: kernels.milliseconds(lambda x=x: _dense(q, q, q, x)) for x in (*usable, "sdpa")
-        }
-        chosen = preferred(times_ms)
-        logger.info("vision attention, milliseconds at %s: %s", shape, times_ms)
+        if usable:
+            q = torch.randn(shape, device=device, dtype=dtype)
+            times_ms = {x: kernels.milliseconds(lambda x=x: _dense(q, q, q, x)) for x in usable}
+            chosen = preferred(times_ms)
+            logger.info("vision attention, milliseconds at %s: %s", shape, times_ms)
     logger.info("vision attention on %s: %s", device, chosen)
     return chosen
 
