@@ -13,7 +13,7 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from deployments.engine.batcher import Batcher, Ran
+from deployments.engine.batcher import Batcher
 from deployments.engine.finite import FiniteGuard
 from deployments.errors import DeadlineError, OverloadedError
 from deployments.messages import Timings, Usage
@@ -57,13 +57,13 @@ class TowerMetrics:
             f"{PREFIX}tower_canary_cosine", "lowest cosine of the pinned inputs with their rows"
         )
 
-    def after_batch(self, ran: Ran) -> None:
+    def after_batch(self, items: int, cost: int, budget: int, seconds: float) -> None:
         """Count a batch that the device has run."""
-        self._work.inc(ran.cost)
-        self._items.inc(ran.items)
-        self._device_s.observe(ran.seconds)
-        self._budget_use.observe(ran.cost / ran.budget)
-        self._batch_items.observe(ran.items)
+        self._work.inc(cost)
+        self._items.inc(items)
+        self._device_s.observe(seconds)
+        self._budget_use.observe(cost / budget)
+        self._batch_items.observe(items)
 
     def decoded(self, seconds: float) -> None:
         """Count the time from a chunk of pictures to their pixels, with the wait for a thread."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ray import serve
 
 from deployments.config import AppConfig
-from deployments.engine.batcher import Times, within
+from deployments.engine.batcher import within
 from deployments.engine.device import Device
 from deployments.engine.express import ExpressBatcher
 from deployments.engine.finite import FiniteGuard
@@ -48,7 +48,7 @@ class TextTower:
         """Report this replica's queue and pace to the autoscaling policy."""
         return {
             "queued_tokens": float(self._batcher.outstanding_cost),
-            "tokens_per_s": float(self._batcher.regular.progress.per_s()),
+            "tokens_per_s": float(self._batcher.regular.watchdog.cost_per_s()),
         }
 
     def check_health(self) -> None:
@@ -62,11 +62,9 @@ class TextTower:
     async def _embed(self, chunk: TextChunk) -> TowerRows:
         texts = chunk.texts()
         costs = [len(ids) for ids in texts]
-        times, terms = Times(), chunk.terms
-        submitted = self._batcher.submit(texts, costs, terms.lane, times, terms.timeout_s)
-        results = await within(terms, submitted)
-        width = self._device.model.width
-        return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
+        terms, width = chunk.terms, self._device.model.width
+        call = await within(terms, self._batcher.submit(texts, costs, terms.lane, terms.timeout_s))
+        return TowerRows.of(call.results, width, call.queue_ms, call.device_ms, self._replica)
 
     def _forward(self, texts: list[TokenIds]) -> Sequence[Row | Exception]:
         return self._guard.check(texts, self._device.model.embed_tokens(texts))

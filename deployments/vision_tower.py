@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Union
 from ray import serve
 
 from deployments.config import AppConfig
-from deployments.engine.batcher import Times, within
+from deployments.engine.batcher import within
+from deployments.engine.call import Call
 from deployments.engine.device import Device
 from deployments.engine.express import ExpressBatcher
 from deployments.engine.finite import FiniteGuard
@@ -63,7 +64,7 @@ class VisionTower:
         """Report this replica's queue and pace to the autoscaling policy."""
         return {
             "queued_images": float(self._outstanding),
-            "images_per_s": float(self._batcher.regular.progress.per_s()),
+            "images_per_s": float(self._batcher.regular.watchdog.cost_per_s()),
         }
 
     def check_health(self) -> None:
@@ -76,12 +77,11 @@ class VisionTower:
 
     async def _embed(self, chunk: ImageChunk) -> TowerRows:
         with self._counted(len(chunk.images)):
-            times = Times()
-            results = await within(chunk.terms, self._decode_and_run(chunk, times))
+            results, call = await within(chunk.terms, self._decode_and_run(chunk))
         width = self._device.model.width
-        return TowerRows.of(results, width, times.queue_ms, times.device_ms, self._replica)
+        return TowerRows.of(results, width, call.queue_ms, call.device_ms, self._replica)
 
-    async def _decode_and_run(self, chunk: ImageChunk, times: Times) -> list[Row | Exception]:
+    async def _decode_and_run(self, chunk: ImageChunk) -> tuple[list[Row | Exception], Call[Row]]:
         arrived_s, terms = time.perf_counter(), chunk.terms
         is_small = terms.lane == "interactive" and len(chunk.images) <= SMALL_IMAGES
         async with self._ahead["small" if is_small else terms.lane]:
@@ -93,10 +93,10 @@ class VisionTower:
             pictures = list(decoded.pixels)
             costs = [1] * len(pictures)
             left_s = terms.timeout_s - (time.perf_counter() - arrived_s)
-            rows = await self._batcher.submit(pictures, costs, terms.lane, times, left_s)
-        results: dict[int, Row | Exception] = dict(zip(decoded.kept, rows, strict=True))
+            call = await self._batcher.submit(pictures, costs, terms.lane, left_s)
+        results: dict[int, Row | Exception] = dict(zip(decoded.kept, call.results, strict=True))
         results |= decoded.failures
-        return [results[index] for index in range(len(chunk.images))]
+        return [results[index] for index in range(len(chunk.images))], call
 
     def _forward(self, pictures: list[Picture]) -> Sequence[Row | Exception]:
         return self._guard.check(pictures, self._device.model.embed_pictures(pictures))

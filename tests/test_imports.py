@@ -18,6 +18,7 @@ PURE = (
     "autoscaling",
     "config",
     "engine.batcher",
+    "engine.call",
     "engine.queue",
     "engine.watchdog",
     "errors",

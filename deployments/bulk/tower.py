@@ -51,7 +51,7 @@ class BulkTower(Generic[T]):
         Raises:
             TowerUnavailableError: the device is lost.
         """
-        results = await self._batcher.submit(items, costs, "bulk")
+        results = (await self._batcher.submit(items, costs, "bulk")).results
         for result in results:
             if isinstance(result, TowerUnavailableError):
                 raise result

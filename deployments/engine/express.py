@@ -4,7 +4,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from deployments.engine.batcher import Batcher, Ran, Times
+from deployments.engine.batcher import AfterBatch, Batcher
+from deployments.engine.call import Call
 from deployments.engine.device import Device
 from deployments.messages import Lane
 
@@ -36,7 +37,7 @@ class ExpressBatcher(Generic[T, R]):
         forward: Callable[[list[T]], Sequence[R | Exception]],
         max_cost: int,
         max_items: int,
-        after_batch: Callable[[Ran], None],
+        after_batch: AfterBatch,
     ) -> "ExpressBatcher[T, R]":
         """Run batches with `forward` on a device; for the budgets see `Batcher`."""
 
@@ -62,12 +63,11 @@ class ExpressBatcher(Generic[T, R]):
         items: Sequence[T],
         costs: Sequence[int],
         lane: Lane = "interactive",
-        times: Times | None = None,
         timeout_s: float = math.inf,
-    ) -> list[R | Exception]:
+    ) -> Call[R]:
         """Run items with the batcher that has them done sooner; see `Batcher.submit`."""
         batcher = self._choose(sum(costs), lane)
-        return await batcher.submit(items, costs, lane, times, timeout_s)
+        return await batcher.submit(items, costs, lane, timeout_s)
 
     def check_health(self) -> None:
         """Raise RuntimeError if a worker has died or the device makes no progress."""
@@ -83,4 +83,4 @@ class ExpressBatcher(Generic[T, R]):
             return self.regular
         budget = express.queue.max_cost
         has_room = express.outstanding_cost + cost <= budget
-        return express if has_room and self.regular.progress.running_cost > budget else self.regular
+        return express if has_room and self.regular.watchdog.running_cost > budget else self.regular

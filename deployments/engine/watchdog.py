@@ -11,7 +11,7 @@ PATIENCE = 20.0  # times the slowest pace seen of late
 BACK_TO_BACK_S = 0.005  # between two batches of which the second had been waiting
 
 
-class Progress:
+class Watchdog:
     """Watches one device: batches begin and end, one at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class Progress:
         """Cost of the batch that runs, 0 when idle."""
         return self._running[1] if self._running else 0
 
-    def per_s(self) -> float:
+    def cost_per_s(self) -> float:
         """Return the cost done per second under load, over the last seconds; 0 if not known.
 
         Only batches that follow on another count: a lone query says nothing of the capacity.

@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.engine.batcher import Batcher, within
+from deployments.engine.call import Call
 from deployments.errors import DeadlineError, RequestTooLargeError
 from deployments.messages import Terms
 
@@ -43,6 +45,11 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def results(call: Awaitable[Call[int]]) -> list[int | Exception]:
+    """Wait for a call and return its results."""
+    return (await call).results
+
+
 def batcher_on(device: Device, max_cost: int = 100, max_items: int = 10) -> Batcher[int, int]:
     return Batcher(device.run, max_cost, max_items)
 
@@ -50,7 +57,7 @@ def batcher_on(device: Device, max_cost: int = 100, max_items: int = 10) -> Batc
 async def test_an_idle_server_runs_an_item_at_once():
     """No waiting window: the first item is a batch of its own."""
     device = Device()
-    assert await batcher_on(device).submit([21], [1]) == [42]
+    assert await results(batcher_on(device).submit([21], [1])) == [42]
     assert device.batches == [[21]]
 
 
@@ -66,22 +73,24 @@ async def test_a_batch_is_chosen_when_the_device_is_free_not_before():
     device.gate.release()
     await settle()
     device.gate.release()
-    assert await asyncio.gather(*calls) == [[2 * number] for number in range(9)]
+    assert [call.results for call in await asyncio.gather(*calls)] == [
+        [2 * number] for number in range(9)
+    ]
     assert device.batches == [[0], list(range(1, 9))]
 
 
 async def test_results_come_back_in_the_order_of_the_call():
     """A call cut over several batches has its results in its own order."""
-    results = await batcher_on(Device()).submit(list(range(35)), [7] * 35)
-    assert results == [2 * number for number in range(35)]
+    call = batcher_on(Device()).submit(list(range(35)), [7] * 35)
+    assert await results(call) == [2 * number for number in range(35)]
 
 
 async def test_one_bad_item_fails_alone():
     """A failing batch is run in halves until the bad item is by itself."""
     device = Device()
-    results = await batcher_on(device).submit([1, 2, 666, 4, 5], [1] * 5)
-    assert [r for r in results if not isinstance(r, Exception)] == [2, 4, 8, 10]
-    assert isinstance(results[2], ValueError)
+    found = await results(batcher_on(device).submit([1, 2, 666, 4, 5], [1] * 5))
+    assert [r for r in found if not isinstance(r, Exception)] == [2, 4, 8, 10]
+    assert isinstance(found[2], ValueError)
 
 
 async def test_an_item_whose_caller_left_is_not_run():
@@ -98,7 +107,7 @@ async def test_an_item_whose_caller_left_is_not_run():
     for _ in range(2):
         device.gate.release()
         await settle()
-    assert (await first, await stays) == ([2], [8])
+    assert (await results(first), await results(stays)) == ([2], [8])
     assert device.batches == [[1], [4]]
     assert batcher.queue.waiting_items == 0
 
@@ -111,10 +120,10 @@ async def test_a_device_that_answers_too_few_fails_the_items_not_the_worker():
         return [] if short else items
 
     batcher: Batcher[int, int] = Batcher(run, 10, 10)
-    (result,) = await batcher.submit([1], [1])
+    (result,) = await results(batcher.submit([1], [1]))
     assert isinstance(result, RuntimeError)
     short = False
-    assert await batcher.submit([1], [1]) == [1]
+    assert await results(batcher.submit([1], [1])) == [1]
 
 
 async def test_health_fails_when_a_batch_makes_no_progress():
@@ -151,7 +160,7 @@ async def test_out_of_memory_halves_the_budget_for_good():
         return items
 
     batcher: Batcher[int, int] = Batcher(run, 8, 100)
-    assert await batcher.submit(list(range(16)), [1] * 16) == list(range(16))
+    assert await results(batcher.submit(list(range(16)), [1] * 16)) == list(range(16))
     assert batcher.memory_halvings == 2
     assert batcher.queue.max_cost == 2
     assert sizes[:4] == [8, 4, 2, 2]
@@ -165,7 +174,7 @@ async def test_an_item_that_fits_nowhere_is_refused_with_the_limit():
         raise MemoryError
 
     batcher: Batcher[int, int] = Batcher(run, 1000, 10)
-    (result,) = await batcher.submit([1], [1000])
+    (result,) = await results(batcher.submit([1], [1000]))
     assert isinstance(result, RequestTooLargeError)
     assert "500" in str(result)
 
@@ -204,10 +213,10 @@ def test_random_calls_cancellations_and_failures_all_end_once(seed):
                 await asyncio.sleep(0)
                 task.cancel()
             try:
-                results = await task
+                found = await results(task)
             except asyncio.CancelledError:
                 return
-            for item, result in zip(items, results, strict=True):
+            for item, result in zip(items, found, strict=True):
                 assert isinstance(result, ValueError) if item == 666 else result == 2 * item
 
         await asyncio.gather(*(call() for _ in range(20)))

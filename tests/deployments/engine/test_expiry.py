@@ -5,27 +5,35 @@ import asyncio
 import pytest
 
 from deployments.engine.batcher import Batcher
+from deployments.engine.call import Call, QueuedItem
 from deployments.engine.queue import WorkQueue
 from deployments.errors import DeadlineError
+from deployments.messages import Lane
 
 BATCH = 100
 PACE_PER_S = 100  # a full batch takes a second
 
 
-def queue_of(*expires_s: float) -> WorkQueue[int]:
+def queue_of(*expires_s: float) -> WorkQueue[int, int]:
     """Ten units each, ten items a batch."""
-    queue: WorkQueue[int] = WorkQueue(BATCH, 10)
+    queue: WorkQueue[int, int] = WorkQueue(BATCH, 10)
     for number, end_s in enumerate(expires_s):
-        queue.push(number, 10, expires_s=end_s)
+        push(queue, number, 10, "interactive", end_s)
     return queue
+
+
+def push(queue, number: int, cost: int, lane: Lane, end_s: float) -> QueuedItem[int, int]:
+    item = QueuedItem(number, cost, Call(1, cost, lane, timeout_s=end_s))
+    queue.push(item)
+    return item
 
 
 def test_the_oldest_that_come_too_late_are_given_up():
     """Twenty items, of which the first twelve end too soon; a full batch is always kept."""
     queue = queue_of(*[1.0] * 12, *[5.0] * 8)
-    assert [entry.payload for entry in queue.expire(1.0, PACE_PER_S)] == list(range(10))
+    assert [entry.item for entry in queue.expire(1.0, PACE_PER_S)] == list(range(10))
     assert queue.waiting_cost == BATCH
-    assert [entry.payload for entry in queue.take()] == list(range(10, 20))
+    assert [entry.item for entry in queue.take()] == list(range(10, 20))
 
 
 def test_nothing_is_given_up_that_can_be_done_in_time():
@@ -44,13 +52,15 @@ def test_what_one_batch_holds_is_never_given_up():
 @pytest.mark.parametrize("lane", ["interactive", "bulk"])
 @pytest.mark.parametrize("cost", [1, 50])
 def test_both_lanes_and_sizes_are_looked_at(lane, cost):
-    """The late item is the oldest of its own size and lane only."""
-    queue: WorkQueue[int] = WorkQueue(BATCH, 10)
-    others = ("bulk", cost), (lane, 51 - cost), ("interactive", cost)
-    for other, size in {x for x in others if x != (lane, cost)}:
+    """The late item is the oldest of its own lane and, if it is interactive, of its size only."""
+    queue: WorkQueue[int, int] = WorkQueue(BATCH, 10)
+    others = {"bulk": [("interactive", 1), ("interactive", 50)]}.get(
+        lane, [("bulk", cost), (lane, 51 - cost)]
+    )
+    for other, size in others:
         for _ in range(BATCH):
-            queue.push(0, size, other, expires_s=9.0)
-    late = queue.push(99, cost, lane, expires_s=0.5)
+            push(queue, 0, size, other, 9.0)
+    late = push(queue, 99, cost, lane, 0.5)
     assert list(queue.expire(0.0, PACE_PER_S)) == [late]
 
 
@@ -75,7 +85,7 @@ async def overload(timeout_s: float) -> tuple[int, int, int]:
 
     async def ask() -> str:
         arrival_s = clock.now_s
-        (end_s,) = await batcher.submit([arrival_s], [10], timeout_s=timeout_s)
+        (end_s,) = (await batcher.submit([arrival_s], [10], timeout_s=timeout_s)).results
         if isinstance(end_s, Exception):
             assert isinstance(end_s, DeadlineError)
             return "refused"

@@ -48,10 +48,10 @@ async def test_a_query_is_answered_while_a_large_batch_runs():
     assert (scene.regular.batches, scene.express.batches) == ([[1]], [[2]])
     assert scene.batcher.outstanding_cost == 85
     scene.express.gate.release()
-    assert await query == [-2]
+    assert (await query).results == [-2]
     assert not documents.done()
     scene.regular.gate.release()
-    assert await documents == [-1]
+    assert (await documents).results == [-1]
 
 
 async def test_a_device_that_runs_one_batch_at_a_time_keeps_a_query_waiting():
@@ -61,10 +61,10 @@ async def test_a_device_that_runs_one_batch_at_a_time_keeps_a_query_waiting():
     query = await scene.submit(2, 5)
     assert scene.regular.batches == [[1]]
     scene.regular.gate.release()
-    assert await documents == [-1]
+    assert (await documents).results == [-1]
     assert not query.done()
     scene.regular.gate.release()
-    assert await query == [-2]
+    assert (await query).results == [-2]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,11 @@ async def test_a_tower_on_a_cpu_answers_a_query_while_a_batch_is_on_its_thread()
             asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
         return list(device.model.embed_tokens(batch))
 
-    batcher = ExpressBatcher.on(device, forward, 8192, 8, lambda ran: None)
+    batcher = ExpressBatcher.on(device, forward, 8192, 8, lambda *ran: None)
     long = asyncio.create_task(batcher.submit([texts[1]], [len(texts[1])]))
     await asyncio.sleep(0.05)
-    (row,) = await asyncio.wait_for(batcher.submit([texts[0]], [len(texts[0])]), 10)
+    query = await asyncio.wait_for(batcher.submit([texts[0]], [len(texts[0])]), 10)
+    (row,) = query.results
     assert not long.done()
     release.set()
     await long
