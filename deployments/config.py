@@ -103,7 +103,7 @@ class ModelConfig(Frozen):
     """`draft` decodes large JPEGs several times faster; `gpu` on the device; both differ from
     `exact` by roundings."""
     implementation: Literal["native", "reference"] = "native"
-    canary_period_s: Annotated[float, Field(ge=0)] = 300
+    self_check_period_s: Annotated[float, Field(ge=0)] = 300
     """How often a replica checks its rows for pinned inputs, beside at its start; 0 for never."""
     name: str | None = None
     """The name in answers and in `/v1/models`; by default the source, shortened."""

@@ -13,8 +13,6 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from deployments.engine.batcher import Batcher
-from deployments.engine.finite import FiniteGuard
 from deployments.errors import DeadlineError, OverloadedError
 from deployments.messages import Timings, Usage
 from deployments.model.errors import InputError
@@ -49,12 +47,11 @@ class TowerMetrics:
         self._halvings = Gauge(
             f"{PREFIX}tower_memory_halvings", "times that the budget was halved for lack of memory"
         )
-        self._recomputed = Gauge(
-            f"{PREFIX}tower_nonfinite_recomputed", "rows computed again in float32"
+        self._nonfinite_rows = Gauge(
+            f"{PREFIX}tower_nonfinite_rows", "items that failed for want of a finite vector"
         )
-        self._nonfinite = Gauge(f"{PREFIX}tower_nonfinite_failed", "items without a finite vector")
-        self._canary = Gauge(
-            f"{PREFIX}tower_canary_cosine", "lowest cosine of the pinned inputs with their rows"
+        self._cosine = Gauge(
+            f"{PREFIX}tower_self_check_cosine", "lowest cosine of the pinned inputs with their rows"
         )
 
     def after_batch(self, items: int, cost: int, budget: int, seconds: float) -> None:
@@ -69,17 +66,23 @@ class TowerMetrics:
         """Count the time from a chunk of pictures to their pixels, with the wait for a thread."""
         self._decode_s.observe(seconds)
 
-    def canary(self, cosine: float) -> None:
-        """Set the result of the last golden self-check; -1 where a row was not finite."""
-        self._canary.set(cosine if math.isfinite(cosine) else -1.0)
+    def sample(
+        self, budget: int, queued: int, memory_halvings: int, nonfinite_rows: int, cosine: float
+    ) -> None:
+        """Set the gauges, at each health check.
 
-    def sample(self, batcher: Batcher[Any, Any], guard: FiniteGuard[Any], queued: int) -> None:
-        """Set the gauges; called at each health check."""
-        self._budget.set(batcher.queue.max_cost)
+        Args:
+            budget: tokens or images in a batch at most.
+            queued: tokens or images waiting or running.
+            memory_halvings: times that the budget was halved.
+            nonfinite_rows: items that failed for want of a finite vector.
+            cosine: of the last self-check; -1 is shown where a row was not finite.
+        """
+        self._budget.set(budget)
         self._queued.set(queued)
-        self._halvings.set(batcher.memory_halvings)
-        self._recomputed.set(guard.recomputed)
-        self._nonfinite.set(guard.failed)
+        self._halvings.set(memory_halvings)
+        self._nonfinite_rows.set(nonfinite_rows)
+        self._cosine.set(cosine if math.isfinite(cosine) else -1.0)
 
 
 @dataclass

@@ -33,8 +33,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("errors", "autoscaling"),
     ("messages", "config"),
-    ("engine", "images"),
     ("metrics",),
+    ("engine", "images"),
     ("routing",),
     ("router", "text_tower", "vision_tower", "bulk", "plan"),
 )

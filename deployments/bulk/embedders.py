@@ -1,11 +1,10 @@
 """Callable classes for `map_batches`: rows in, rows with vectors out."""
 
 import asyncio
+import math
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Union
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -26,33 +25,26 @@ from deployments.bulk.columns import (
 )
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.prepare import Preparer
-from deployments.bulk.tower import BulkTower
-from deployments.model.output import Row, Rows, finish
-from deployments.model.pictures.image import Pixels
-from deployments.model.tokenizer import TokenIds
+from deployments.engine.engine import TowerEngine
+from deployments.engine.inputs import Image, ImageInputs, TextInputs
+from deployments.errors import TowerUnavailableError
+from deployments.messages import ImageChunk, Terms
+from deployments.model.output import Row, finish
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from deployments.model import ClipModel
-
-Picture = Union[Pixels, "Tensor"]  # on the host, or on the GPU that decoded it
-DECODES_AHEAD = 2  # batches of pictures decoded while the tower works
+BATCHES_AHEAD = 2  # batches of images decoded while the tower works
+TERMS = Terms("bulk", math.inf)
 
 
 class TextEmbedder:
     """Adds `text_embedding`; takes rows as they come, or as `Preparer` left them."""
 
     def __init__(self, options: EmbedOptions) -> None:
-        budget = options.app.text
         self._options = options
         self._preparer: Preparer | None = None
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
-        self._tower: BulkTower[TokenIds] = BulkTower(
-            options.app, "text", embed_tokens, budget.max_batch_tokens, budget.max_batch_sequences
-        )
-        self._width = options.width(self._tower.model.architecture)
+        self._engine = TowerEngine(options.app, TextInputs(options.app), for_bulk=True)
+        self._width = options.width(self._engine.model.architecture)
 
     def __call__(self, batch: Batch) -> pa.Table:
         """Return the rows with one more column; texts of like length share a batch."""
@@ -64,8 +56,8 @@ class TextEmbedder:
         order = sorted(texts, key=lambda index: len(texts[index]))
         sorted_texts = [texts[index] for index in order]
         costs = [len(ids) for ids in sorted_texts]
-        results = self._loop.run(self._tower.embed(sorted_texts, costs))
-        found = dict(zip(order, results, strict=True))
+        call = self._loop.run(self._engine.run(sorted_texts, costs, "bulk"))
+        found = dict(zip(order, call.results, strict=True))
         table = with_vectors(table, found, self._options, self._width, TEXT_EMBEDDING)
         return add_seconds(table, "text", start_s)
 
@@ -82,14 +74,13 @@ class ImageEmbedder:
         self._options = options
         self._images = options.app.vision.max_batch_images
         self._preparer: Preparer | None = None
-        self._decoders = ThreadPoolExecutor(DECODES_AHEAD, "decode")
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
-        self._tower: BulkTower[Picture] = BulkTower(
-            options.app, "vision", embed_pictures, self._images, self._images
-        )
-        self._width = options.width(self._tower.model.architecture)
-        self._size = self._tower.model.architecture.vision.image_size
+        inputs = ImageInputs(options.app, options.images.max_pixels)
+        self._engine = TowerEngine(options.app, inputs, for_bulk=True)
+        architecture = self._engine.model.architecture
+        self._width = options.width(architecture)
+        self._size = architecture.vision.image_size
 
     def __call__(self, batch: Batch) -> pa.Table:
         """Return the rows with one more column."""
@@ -111,47 +102,31 @@ class ImageEmbedder:
 
     async def _embed_pixels(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:
         shape = (self._size, self._size, 3)
-        pictures: dict[int, Picture] = {
+        images: dict[int, Image] = {
             index: np.frombuffer(value.as_buffer(), np.uint8).reshape(shape)
             for index, value in enumerate(column)
             if value.is_valid
         }
-        rows = await self._tower.embed(list(pictures.values()), [1] * len(pictures))
-        return dict(zip(pictures, rows, strict=True))
+        call = await self._engine.run(list(images.values()), [1] * len(images), "bulk")
+        return dict(zip(images, call.results, strict=True))
 
     async def _embed_encoded(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:
         """Decode the next batches on the tower's device while it works on the last."""
         images = {i: value for i, value in enumerate(column.to_pylist()) if value is not None}
         places = list(images)
-        slots = asyncio.Semaphore(DECODES_AHEAD)
+        slots = asyncio.Semaphore(BATCHES_AHEAD)
         found: dict[int, Row | Exception] = {}
 
         async def embed(part: list[int]) -> None:
             async with slots:
-                decoded = await asyncio.get_running_loop().run_in_executor(
-                    self._decoders,
-                    self._tower.model.decode_images,
-                    [images[index] for index in part],
-                    self._options.images.max_pixels,
-                )
-                pictures = list(decoded.pixels)
-                rows = await self._tower.embed(pictures, [1] * len(pictures))
-            found.update(zip([part[i] for i in decoded.kept], rows, strict=True))
-            found.update({part[i]: error for i, error in decoded.failures.items()})
+                chunk = ImageChunk(tuple(images[index] for index in part), TERMS)
+                answer = await self._engine.embed(chunk)
+            found.update(zip(part, answer.rows, strict=True))
+            found.update({part[i]: error for i, error in answer.failures.items()})
 
         starts = range(0, len(places), self._images)
         await asyncio.gather(*(embed(places[x : x + self._images]) for x in starts))
         return found
-
-
-def embed_tokens(model: "ClipModel", texts: Sequence[TokenIds]) -> Rows:
-    """Run one batch of token ids."""
-    return model.embed_tokens(texts)
-
-
-def embed_pictures(model: "ClipModel", pictures: Sequence[Picture]) -> Rows:
-    """Run one batch of decoded pictures."""
-    return model.embed_pictures(pictures)
 
 
 def with_vectors(
@@ -161,7 +136,12 @@ def with_vectors(
     width: int,
     name: str,
 ) -> pa.Table:
-    """Truncate, normalise and store vectors by row; a failure becomes the row's error."""
+    """Truncate, normalise and store vectors by row; a failure becomes the row's error.
+
+    Raises:
+        TowerUnavailableError: the device is lost; another replica has to do the rows.
+    """
+    require_device(found.values())
     kind = name.removesuffix("_embedding")
     errors = {i: f"{kind}: {x}" for i, x in found.items() if isinstance(x, Exception)}
     rows = {i: x for i, x in found.items() if not isinstance(x, Exception)}
@@ -170,3 +150,10 @@ def with_vectors(
         rows = dict(zip(rows, finished, strict=True))
     column = vector_column(rows, table.num_rows, width, options.precision)
     return add_errors(put(table, name, column), errors)
+
+
+def require_device(results: Iterable[Row | Exception]) -> None:
+    """Raise the error of a lost device, if there is one: it says nothing about the items."""
+    for result in results:
+        if isinstance(result, TowerUnavailableError):
+            raise result

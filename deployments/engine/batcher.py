@@ -20,6 +20,7 @@ from deployments.messages import Lane, Terms
 
 T = TypeVar("T")
 R = TypeVar("R")
+Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 AfterBatch = Callable[[int, int, int, float], None]
 """Told the items, the cost, the budget and the seconds of a batch that has run."""
 
@@ -42,7 +43,7 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        run: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        run: Run[T, R],
         max_cost: int,
         max_items: int,
         bulk_share: float = 0.2,

@@ -1,25 +1,53 @@
-"""Runs a tower's canary: once before it serves, then every so often between batches."""
+"""The self-check: a tower has to give known rows for pinned inputs, before and while it serves.
 
+A replica whose kernels, precision or memory are wrong answers with vectors that look like any
+others; only known ones tell. Needs no torch, and no clock of its own.
+"""
+
+import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Literal
 
-from deployments.engine.canary import THRESHOLD, passes
+import numpy as np
+from numpy.typing import NDArray
 
-logger = logging.getLogger("ray.serve")
+from deployments.model.output import Rows
+from deployments.model.pictures.image import Pixels
+from deployments.model.tokenizer import TokenIds
 
+THRESHOLD = 0.999
 STUCK_S = 120.0
 
+# Scripts that take different paths through the tokenizer, a literal special token, and nothing.
+SENTENCES = (
+    "A beautiful sunset over the beach",
+    "海滩上美丽的日落",
+    "ビーチに沈む美しい夕日",
+    "غروب جميل على الشاطئ",
+    "समुद्र तट पर एक सुंदर सूर्यास्त",
+    "Ένα όμορφο ηλιοβασίλεμα & <pad> ¿1,234.5?",
+    "",
+)
+PASSAGE = "The tide comes in twice a day, und jedes Mal wäscht es den Sand glatt. 潮が満ちる。 "
+
+Batches = tuple[tuple[NDArray[Any], ...], ...]
+"""Pinned inputs as they run together: token ids int32 [n], or pixels uint8 [size, size, 3]."""
 Submit = Callable[[Callable[[], float]], "Future[float]"]
+
+logger = logging.getLogger("ray.serve")
 
 
 class SelfCheck:
     """Keeps a tower's last cosine and says when the tower is not to be trusted.
 
     Args:
-        run: runs the canary and returns its lowest cosine; called on the device's thread.
+        run: embeds the pinned inputs and returns their lowest cosine with the expected rows; called
+            on the device's thread.
         period_s: seconds from one run to the next; 0 for none after the first.
         clock: monotonic seconds.
     """
@@ -38,8 +66,8 @@ class SelfCheck:
         self._last_s = clock()
 
     @property
-    def running(self) -> bool:
-        """Whether the canary waits for the device or runs on it."""
+    def is_running(self) -> bool:
+        """Whether a run waits for the device or is on it."""
         return self._running is not None and not self._running.done()
 
     def accept(self, cosine: float) -> None:
@@ -49,7 +77,7 @@ class SelfCheck:
             RuntimeError: it is too low.
         """
         self.cosine = cosine
-        logger.info("golden self-check: lowest cosine %.6f", cosine)
+        logger.info("self-check: lowest cosine %.6f", cosine)
         self._require()
 
     def poll(self, submit: Submit) -> None:
@@ -59,7 +87,7 @@ class SelfCheck:
             submit: puts a function on the device's thread, behind the batch that runs there.
 
         Raises:
-            RuntimeError: the rows have drifted, or the canary does not come to its end.
+            RuntimeError: the rows have drifted, or a run does not come to its end.
         """
         if self._running is not None and self._running.done():
             self._collect(self._running)
@@ -67,7 +95,7 @@ class SelfCheck:
         elapsed_s = self._clock() - self._last_s
         if self._running is not None:
             if elapsed_s > STUCK_S:
-                raise RuntimeError(f"the golden self-check has not ended within {STUCK_S:.0f} s")
+                raise RuntimeError(f"the self-check has not ended within {STUCK_S:.0f} s")
         elif self._period_s and elapsed_s >= self._period_s:
             self._last_s = self._clock()
             self._running = submit(self._run)
@@ -77,15 +105,67 @@ class SelfCheck:
         try:
             self.cosine = ended.result()
         except MemoryError:
-            logger.warning("too little device memory for the golden self-check; later again")
+            logger.warning("too little device memory for the self-check; later again")
         except Exception:
             self.cosine = math.nan
-            logger.exception("the golden self-check failed")
+            logger.exception("the self-check failed")
 
     def _require(self) -> None:
         if not passes(self.cosine):
             raise RuntimeError(
-                f"the golden self-check gives cosine {self.cosine:.6f}, below {THRESHOLD}: this "
+                f"the self-check gives cosine {self.cosine:.6f}, below {THRESHOLD}: this "
                 "replica's device, kernels or weights are not to be trusted; try another "
                 "model.attention, model.compile or model.dtype, and look at the GPU"
             )
+
+
+def embed_all(embed: Callable[[Sequence[Any]], Rows], batches: Batches) -> Rows:
+    """Embed each batch and return all rows in order."""
+    return np.concatenate([embed(batch) for batch in batches])
+
+
+def lowest_cosine(rows: Rows, expected: Rows) -> float:
+    """Return the lowest cosine of two matrices row by row; NaN if a row is NaN or zero."""
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(expected, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(((rows * expected).sum(axis=1) / lengths).min())
+
+
+def passes(cosine: float) -> bool:
+    """Tell whether a cosine is high enough; NaN is not."""
+    return cosine >= THRESHOLD
+
+
+def pinned_texts(
+    encode: Callable[[Sequence[str]], list[TokenIds]], long_tokens: int
+) -> tuple[tuple[TokenIds, ...], ...]:
+    """Return the text tower's batches: short texts in several scripts, then a long one alone.
+
+    Args:
+        encode: the tokenizer; it cuts what is longer than `long_tokens`.
+        long_tokens: length of the long text.
+    """
+    *short, long = encode([*SENTENCES, PASSAGE * (1 + long_tokens // 8)])
+    return (tuple(short), (long,))
+
+
+def pinned_images(size: int) -> tuple[tuple[Pixels, ...], ...]:
+    """Return the vision tower's batch: a smooth image and one with hard edges and noise."""
+    ramp = np.linspace(0, 255, size, dtype=np.float32)
+    smooth = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], 255 - ramp[None, :]), -1)
+    steps = np.arange(size) // max(1, size // 8)
+    squares = (steps[:, None] + steps[None, :]) % 2 * 190
+    noise = np.random.default_rng(7).integers(0, 64, (size, size, 3))
+    edges = squares[:, :, None] + noise
+    return ((smooth.astype(np.uint8), edges.astype(np.uint8)),)
+
+
+def shipped_rows(folder: Path, tower: Literal["text", "vision"]) -> tuple[Batches, Rows]:
+    """Read the shipped checkpoint's own inputs and the rows that third-party towers gave them."""
+    with np.load(folder / "golden.npz") as arrays:
+        if tower == "vision":
+            return (tuple(arrays["crops"]),), arrays["image_unit"]
+        expected = arrays["text_unit"]
+    facts = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    ids = tuple(np.array(text["ids"], dtype=np.int32) for text in facts["texts"])
+    return (ids,), expected

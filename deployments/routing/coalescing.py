@@ -5,17 +5,14 @@ carries, and a short query takes a tower less than that. So calls, not tokens, w
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from deployments.errors import ServiceError, TowerUnavailableError
+from deployments.errors import TowerUnavailableError
 from deployments.model.errors import EmbeddingError
-
-logger = logging.getLogger("ray.serve")
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -159,18 +156,3 @@ def _unless_error(answer: R | EmbeddingError) -> R:
     if isinstance(answer, EmbeddingError):
         raise answer
     return answer
-
-
-async def answer_each(
-    embed: Callable[[C], Awaitable[R]], chunks: Sequence[C]
-) -> tuple[R | EmbeddingError, ...]:
-    """Answer the chunks of one call, on the tower's side; a chunk's failure is its own."""
-    answers = await asyncio.gather(*map(embed, chunks), return_exceptions=True)
-    return tuple(_expected(x) if isinstance(x, BaseException) else x for x in answers)
-
-
-def _expected(error: BaseException) -> EmbeddingError:
-    if isinstance(error, EmbeddingError):
-        return error
-    logger.error("a chunk failed", exc_info=error)
-    return ServiceError(f"the tower failed: {type(error).__name__}")

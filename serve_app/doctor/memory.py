@@ -13,7 +13,7 @@ GIB = 2**30
 def memory(config: AppConfig, folder: Path) -> Finding:
     """Compare an estimate of what the towers need with the memory of the GPUs, or of the machine.
 
-    The estimate counts the first replicas: weights, a full batch, and for the golden self-check
+    The estimate counts the first replicas: weights, a full batch, and for the self-check
     one tower in float32. On a GPU, warm-up runs a full batch and gives the final word.
     """
     from deployments.model.architecture import Architecture

@@ -6,9 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from deployments.config import AppConfig
 from deployments.engine.batcher import Batcher
-from deployments.engine.device import Device
 from deployments.engine.express import ExpressBatcher
 from deployments.model import ClipModel
 
@@ -31,8 +29,11 @@ class Scene:
 
     def __init__(self, has_express: bool = True) -> None:
         self.regular, self.express = Gated(), Gated()
-        express = Batcher(self.express.run, 10, 100) if has_express else None
-        self.batcher = ExpressBatcher(Batcher(self.regular.run, 100, 100), express)
+        self.batcher: Batcher[int, int] = (
+            ExpressBatcher(self.regular.run, self.express.run, 100, 10, 100)
+            if has_express
+            else Batcher(self.regular.run, 100, 100)
+        )
 
     async def submit(self, item, cost, lane="interactive"):
         task = asyncio.create_task(self.batcher.submit([item], [cost], lane))
@@ -46,7 +47,6 @@ async def test_a_query_is_answered_while_a_large_batch_runs():
     documents = await scene.submit(1, 80)
     query = await scene.submit(2, 5)
     assert (scene.regular.batches, scene.express.batches) == ([[1]], [[2]])
-    assert scene.batcher.outstanding_cost == 85
     scene.express.gate.release()
     assert (await query).results == [-2]
     assert not documents.done()
@@ -78,7 +78,6 @@ async def test_all_other_calls_wait_for_the_batch(running, cost, lane):
     await scene.submit(1, running)
     await scene.submit(2, cost, lane)
     assert scene.express.batches == []
-    assert scene.batcher.outstanding_cost == running + cost
 
 
 async def test_no_more_than_one_small_budget_runs_beside_a_batch():
@@ -101,37 +100,6 @@ async def test_an_idle_device_takes_a_query_at_once():
     scene = Scene()
     await scene.submit(1, 5)
     assert (scene.regular.batches, scene.express.batches) == ([[1]], [])
-
-
-async def test_a_tower_on_a_cpu_answers_a_query_while_a_batch_is_on_its_thread():
-    """The real device, its thread held up; the row is that of the model alone."""
-    device = Device(AppConfig(), "text")
-    texts = device.model.tokenizer.encode(["red apple", "a dog " * 100])
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def forward(batch):
-        if len(batch[0]) > device.express_cost():
-            asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
-        return list(device.model.embed_tokens(batch))
-
-    batcher = ExpressBatcher.on(device, forward, 8192, 8, lambda *ran: None)
-    long = asyncio.create_task(batcher.submit([texts[1]], [len(texts[1])]))
-    await asyncio.sleep(0.05)
-    query = await asyncio.wait_for(batcher.submit([texts[0]], [len(texts[0])]), 10)
-    (row,) = query.results
-    assert not long.done()
-    release.set()
-    await long
-    assert isinstance(row, np.ndarray)
-    np.testing.assert_array_equal(row, device.model.embed_tokens([texts[0]])[0])
-
-
-def test_third_party_towers_run_one_batch_at_a_time():
-    """Whether they bear two at once is not known."""
-    config = AppConfig.model_validate({"model": {"implementation": "reference"}})
-    assert Device(config, "text").express_cost() == 0
-    assert Device(AppConfig(), "text").express_cost() > 0
 
 
 @pytest.mark.parametrize("tower", ["text", "vision"])

@@ -6,9 +6,9 @@ from contextvars import ContextVar
 
 import pytest
 
-from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
+from deployments.errors import DeadlineError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError
-from deployments.routing.coalescing import SMALL_SHARE, Coalescer, answer_each
+from deployments.routing.coalescing import SMALL_SHARE, Coalescer
 
 SHARE = SMALL_SHARE / 4
 REQUEST = ContextVar("request", default="none")
@@ -222,19 +222,3 @@ async def test_a_call_that_is_ended_from_outside_leaves_nobody_waiting(tower):
     (caller,) = await ask(coalescer, [5])
     tower.gate.release()
     assert await caller == 10
-
-
-async def test_the_tower_answers_each_chunk_for_itself():
-    """On the other side too: an expected error and an unexpected one stay with their chunks."""
-
-    async def embed(number: int) -> int:
-        await asyncio.sleep(0)
-        if number == 1:
-            raise DeadlineError("late")
-        return 10 // number
-
-    two, late, broken = await answer_each(embed, [2, 1, 0])
-    assert two == 5
-    assert isinstance(late, DeadlineError)
-    assert type(broken) is ServiceError
-    assert "ZeroDivisionError" in str(broken)

@@ -1,12 +1,11 @@
-"""The golden self-check: its inputs, its measure, and when a tower is not to be trusted."""
+"""The self-check: its inputs, its measure, and when a tower is not to be trusted."""
 
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
-from deployments.engine import canary
-from deployments.engine.canary import Canary
+from deployments.engine import self_check
 from deployments.engine.self_check import STUCK_S, SelfCheck
 from deployments.model.weights.source import DEMO
 
@@ -18,13 +17,17 @@ def embed(batch):
     return np.stack([2 * ROWS[int(item[0])] for item in batch])
 
 
+def cosine(embed, batches, expected):
+    return self_check.lowest_cosine(self_check.embed_all(embed, batches), expected)
+
+
 def test_rows_of_another_length_pass_and_one_row_that_points_elsewhere_does_not():
     """The lowest cosine decides, over all batches in their order."""
-    right = Canary(BATCHES, ROWS).cosine(embed)
+    right = cosine(embed, BATCHES, ROWS)
     assert right == pytest.approx(1, abs=1e-6)
-    assert canary.passes(right)
-    swapped = Canary(BATCHES, ROWS[[0, 2, 1]]).cosine(embed)
-    assert not canary.passes(swapped)
+    assert self_check.passes(right)
+    swapped = cosine(embed, BATCHES, ROWS[[0, 2, 1]])
+    assert not self_check.passes(swapped)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
@@ -32,8 +35,8 @@ def test_a_row_that_is_not_finite_or_zero_never_passes(bad):
     """NaN compares false with everything; that counts as wrong."""
     rows = ROWS.copy()
     rows[1] = bad
-    assert not canary.passes(canary.lowest_cosine(rows, ROWS))
-    assert canary.passes(canary.lowest_cosine(ROWS, ROWS))
+    assert not self_check.passes(self_check.lowest_cosine(rows, ROWS))
+    assert self_check.passes(self_check.lowest_cosine(ROWS, ROWS))
 
 
 def test_the_threshold_lies_between_half_precision_and_a_wrong_kernel():
@@ -42,37 +45,37 @@ def test_the_threshold_lies_between_half_precision_and_a_wrong_kernel():
     noise *= np.linalg.norm(ROWS, axis=1, keepdims=True) / np.linalg.norm(
         noise, axis=1, keepdims=True
     )
-    assert canary.passes(canary.lowest_cosine(ROWS + 0.01 * noise, ROWS))
-    assert not canary.passes(canary.lowest_cosine(ROWS + 0.1 * noise, ROWS))
+    assert self_check.passes(self_check.lowest_cosine(ROWS + 0.01 * noise, ROWS))
+    assert not self_check.passes(self_check.lowest_cosine(ROWS + 0.1 * noise, ROWS))
 
 
 def test_texts_are_of_many_scripts_and_one_is_exactly_as_long_as_asked(demo):
     """The long text runs in a batch of its own, since long texts may have a kernel of theirs."""
-    short, (long,) = canary.texts(
+    short, (long,) = self_check.pinned_texts(
         lambda texts: demo.tokenizer.encode(texts, max_length=300, truncate=True), 300
     )
     assert len(long) == 300
     assert min(map(len, short)) == 2
-    assert len({ids.tobytes() for ids in short}) == len(canary.SENTENCES)
+    assert len({ids.tobytes() for ids in short}) == len(self_check.SENTENCES)
 
 
-def test_pictures_differ_and_are_the_same_every_time():
+def test_images_differ_and_are_the_same_every_time():
     """They are made from formulas and a fixed seed, at the size of the checkpoint."""
-    ((smooth, edges),) = canary.pictures(120)
+    ((smooth, edges),) = self_check.pinned_images(120)
     assert smooth.shape == edges.shape == (120, 120, 3)
     assert smooth.dtype == edges.dtype == np.uint8
     assert np.abs(np.diff(edges.astype(int), axis=0)).max() > 150
     assert np.abs(np.diff(smooth.astype(int), axis=0)).max() < 10
-    np.testing.assert_array_equal(edges, canary.pictures(120)[0][1])
+    np.testing.assert_array_equal(edges, self_check.pinned_images(120)[0][1])
 
 
 @pytest.mark.parametrize("tower", ["text", "vision"])
-def test_the_golden_file_of_the_shipped_checkpoint_passes_only_in_its_order(demo, tower):
+def test_the_rows_of_the_shipped_checkpoint_pass_only_in_its_order(demo, tower):
     """Vectors that third-party towers computed are what this model gives; reversed they are not."""
-    golden = canary.golden(DEMO, tower)
+    batches, expected = self_check.shipped_rows(DEMO, tower)
     embedding = demo.embed_tokens if tower == "text" else demo.embed_pictures
-    assert golden.cosine(embedding) > 0.99999
-    assert not canary.passes(Canary(golden.batches, golden.expected[::-1]).cosine(embedding))
+    assert cosine(embedding, batches, expected) > 0.99999
+    assert not self_check.passes(cosine(embedding, batches, expected[::-1]))
 
 
 class Thread:
@@ -126,9 +129,9 @@ def test_it_runs_again_after_the_period_and_only_then(scene):
     scene.check.poll(scene.submit)
     scene.check.poll(scene.submit)
     assert len(scene.waiting) == 1
-    assert scene.check.running
+    assert scene.check.is_running
     scene.finish()
-    assert not scene.check.running
+    assert not scene.check.is_running
 
 
 @pytest.mark.parametrize("cosine", [0.998, float("nan"), ValueError("wrong shape")])
@@ -138,7 +141,7 @@ def test_a_replica_that_drifts_fails_its_health_check_from_then_on(scene, cosine
     scene.check.poll(scene.submit)
     scene.finish()
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="golden self-check"):
+        with pytest.raises(RuntimeError, match="self-check"):
             scene.check.poll(scene.submit)
 
 
@@ -151,7 +154,7 @@ def test_lack_of_memory_says_nothing_about_the_rows(scene):
     assert scene.check.cosine == 0.9999
     scene.now_s = 600
     scene.check.poll(scene.submit)
-    assert scene.check.running
+    assert scene.check.is_running
 
 
 def test_a_check_that_never_ends_is_a_stuck_device(scene):

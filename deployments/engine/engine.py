@@ -1,0 +1,204 @@
+"""The engine of one tower: its device, batcher, watchdog, self-check and metrics.
+
+Used by both tower deployments and by bulk jobs; it knows neither Ray nor where its items come from.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from deployments.config import AppConfig
+from deployments.engine.batcher import Batcher, within
+from deployments.engine.call import Call
+from deployments.engine.device import Device
+from deployments.engine.express import ExpressBatcher
+from deployments.engine.inputs import Inputs
+from deployments.engine.start import start
+from deployments.errors import ServiceError
+from deployments.messages import ImageChunk, Lane, TextChunk, TowerAnswers, TowerRows
+from deployments.model.errors import EmbeddingError
+from deployments.model.output import Row, Rows
+
+if TYPE_CHECKING:
+    from deployments.metrics import TowerMetrics
+
+C = TypeVar("C", bound=TextChunk | ImageChunk)
+T = TypeVar("T")
+A = TypeVar("A")
+Results = list[Row | Exception]
+
+logger = logging.getLogger("ray.serve")
+
+
+class TowerEngine(Generic[C, T]):
+    """Runs one tower: chunks or single items in, un-normalised rows out.
+
+    Args:
+        config: the model and its budgets.
+        inputs: what the tower takes.
+        metrics: told of every batch.
+        replica: name in the answers.
+        for_bulk: nobody waits for a single item, so that a CPU too runs batches of the full budget,
+            and nothing beside them.
+
+    Attributes:
+        model: decoding is safe from any thread, all else is for the device's thread.
+        outstanding: tokens or images of the chunks under way.
+
+    Raises:
+        RuntimeError: the tower does not give the rows that it has to.
+    """
+
+    def __init__(
+        self,
+        config: AppConfig,
+        inputs: Inputs[C, T],
+        metrics: "TowerMetrics | None" = None,
+        replica: str = "",
+        for_bulk: bool = False,
+    ) -> None:
+        self.outstanding = 0
+        self._inputs = inputs
+        self._metrics = metrics
+        self._replica = replica
+        self._nonfinite_rows = 0
+        self._device = Device(config.model.device)
+        self.model, self.self_check = self._device.submit(start, config, inputs).result()
+        self._batcher = self._make_batcher(for_bulk)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the rows depend on besides the items."""
+        return self.model.fingerprint
+
+    @property
+    def cost_per_s(self) -> float:
+        """Tokens or images per second under load, over the last seconds; 0 if not known."""
+        return self._batcher.watchdog.cost_per_s()
+
+    async def answer(self, chunks: Sequence[C]) -> TowerAnswers:
+        """Return the rows of each chunk of a call; a chunk's failure is its own."""
+        return TowerAnswers(await answer_each(self.embed, chunks), self.fingerprint)
+
+    async def embed(self, chunk: C) -> TowerRows:
+        """Return the rows of a chunk; an item that cannot be prepared fails alone.
+
+        Raises:
+            DeadlineError: the time that its terms allow has run out.
+        """
+        costs = self._inputs.costs(chunk)
+        with self._counted(sum(costs)):
+            results, call = await within(chunk.terms, self._prepare_and_run(chunk, costs))
+        width = self.model.width
+        return TowerRows.of(results, width, call.queue_ms, call.device_ms, self._replica)
+
+    async def run(
+        self,
+        items: Sequence[T],
+        costs: Sequence[int],
+        lane: Lane = "interactive",
+        timeout_s: float = math.inf,
+    ) -> Call[Row]:
+        """Run prepared items in batches; see `Batcher.submit`."""
+        return await self._batcher.submit(items, costs, lane, timeout_s)
+
+    def check_health(self) -> None:
+        """Raise RuntimeError when the device is lost, stuck or wrong."""
+        try:
+            self._device.check_health()
+            self.self_check.poll(self._device.submit)
+            if not self.self_check.is_running:  # a batch may wait for it, which is not stuck
+                self._batcher.check_health()
+        finally:  # the metrics tell why
+            self._sample()
+
+    async def _prepare_and_run(self, chunk: C, costs: list[int]) -> tuple[Results, Call[Row]]:
+        arrived_s, terms = time.monotonic(), chunk.terms
+        async with self._inputs.prepare(self.model, chunk) as (items, failures):
+            costs = [cost for index, cost in enumerate(costs) if index not in failures]
+            left_s = terms.timeout_s - (time.monotonic() - arrived_s)
+            call = await self.run(items, costs, terms.lane, left_s)
+        rows = iter(call.results)
+        number = len(items) + len(failures)
+        return [failures[i] if i in failures else next(rows) for i in range(number)], call
+
+    def _make_batcher(self, for_bulk: bool) -> Batcher[T, Row]:
+        inputs, device = self._inputs, self._device
+        after_batch = None if self._metrics is None else self._metrics.after_batch
+
+        async def run(items: list[T]) -> Results:
+            return self._count(await device.run(self._run_batch, items))
+
+        if for_bulk or not device.is_cpu:
+            return Batcher(run, inputs.max_cost, inputs.max_items, after_batch=after_batch)
+        cost = min(inputs.max_cost, inputs.cpu_cost)
+        if self.model.choices["implementation"] != "native":
+            # Whether third-party towers bear two batches at once is not known.
+            return Batcher(run, cost, inputs.max_items, after_batch=after_batch)
+        thread = ThreadPoolExecutor(1, "express")
+
+        async def run_beside(items: list[T]) -> Results:
+            running = device.submit_to(thread, self._run_batch, items)
+            return self._count(await asyncio.wrap_future(running))
+
+        limits = cost, inputs.cpu_cost_beside, inputs.max_items
+        return ExpressBatcher(run, run_beside, *limits, after_batch=after_batch)
+
+    def _run_batch(self, items: list[T]) -> Results:
+        return finite(self._inputs.run(self.model, items))
+
+    def _count(self, results: Results) -> Results:
+        """Count the rows that are not finite."""
+        self._nonfinite_rows += sum(isinstance(result, Exception) for result in results)
+        return results
+
+    def _sample(self) -> None:
+        if self._metrics is not None:
+            self._metrics.sample(
+                budget=self._batcher.queue.max_cost,
+                queued=self.outstanding,
+                memory_halvings=self._batcher.memory_halvings,
+                nonfinite_rows=self._nonfinite_rows,
+                cosine=self.self_check.cosine,
+            )
+
+    @contextmanager
+    def _counted(self, cost: int) -> Iterator[None]:
+        """Count a chunk as outstanding for the length of the block."""
+        self.outstanding += cost
+        try:
+            yield
+        finally:
+            self.outstanding -= cost
+
+
+def finite(rows: Rows) -> Results:
+    """Return each row, or an error in the place of one with NaN or infinity."""
+    results: Results = list(rows)
+    for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
+        logger.error("a row is not finite; the item fails")
+        results[index] = ServiceError("the model gives no finite vector for this item")
+    return results
+
+
+async def answer_each(
+    embed: Callable[[C], Awaitable[A]], chunks: Sequence[C]
+) -> tuple[A | EmbeddingError, ...]:
+    """Answer the chunks of one call; a chunk's failure is its own."""
+    answers = await asyncio.gather(*map(embed, chunks), return_exceptions=True)
+    return tuple(expected(x) if isinstance(x, BaseException) else x for x in answers)
+
+
+def expected(error: BaseException) -> EmbeddingError:
+    """Return an error as callers may see it; one that is not ours is logged."""
+    if isinstance(error, EmbeddingError):
+        return error
+    logger.error("a chunk failed", exc_info=error)
+    return ServiceError(f"the tower failed: {type(error).__name__}")

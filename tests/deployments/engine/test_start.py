@@ -1,0 +1,50 @@
+"""A tower is checked before it serves."""
+
+import pytest
+
+from deployments.config import AppConfig, ModelConfig
+from deployments.engine.inputs import ImageInputs, TextInputs
+from deployments.engine.start import start
+from deployments.model import ClipModel
+
+
+def check_of(tower, **model):
+    """Start a tower and return its self-check."""
+    config = AppConfig(model=ModelConfig(**model))
+    inputs = TextInputs(config) if tower == "text" else ImageInputs(config, 10**6)
+    return start(config, inputs)[1]
+
+
+@pytest.mark.parametrize("tower", ["text", "vision"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tower_passes_its_self_check_in_the_precision_that_it_serves(tower, dtype):
+    """Half precision is compared with float32 and is near, but not it."""
+    cosine = check_of(tower, dtype=dtype).cosine
+    assert cosine >= 0.999
+    assert (cosine > 0.99999) == (dtype == "float32")
+
+
+def test_a_tower_that_computes_something_else_does_not_start(monkeypatch):
+    """Every row reversed: the shipped rows tell, though both runs agree."""
+    embed = ClipModel.embed_pictures
+    monkeypatch.setattr(ClipModel, "embed_pictures", lambda *args: embed(*args)[:, ::-1])
+    with pytest.raises(RuntimeError, match="self-check"):
+        check_of("vision")
+
+
+def test_a_kernel_that_is_wrong_in_half_precision_only_does_not_start(monkeypatch):
+    """Weights without known rows are held against the same tower in float32."""
+    embed = ClipModel.embed_tokens
+
+    def wrong(model, texts):
+        rows = embed(model, texts)
+        return rows[:, ::-1] if model.choices["dtype"] == "bfloat16" else rows
+
+    monkeypatch.setattr(ClipModel, "embed_tokens", wrong)
+    monkeypatch.setattr(
+        "deployments.engine.self_check.shipped_rows", lambda *_: pytest.fail("not the demo")
+    )
+    from deployments.model.weights.source import DEMO
+
+    with pytest.raises(RuntimeError, match="self-check"):
+        check_of("text", source=str(DEMO), dtype="bfloat16")
