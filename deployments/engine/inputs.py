@@ -156,7 +156,7 @@ class ImageInputs:
 
     def run(self, model: "ClipModel", items: Sequence[Image]) -> Rows:
         """Embed one batch of decoded images."""
-        return model.embed_pictures(items)
+        return model.embed_pixels(items)
 
     def pinned(self, model: "ClipModel") -> Batches:
         """Return two images of the checkpoint's size."""

@@ -73,7 +73,7 @@ def test_images_differ_and_are_the_same_every_time():
 def test_the_rows_of_the_shipped_checkpoint_pass_only_in_its_order(demo, tower):
     """Vectors that third-party towers computed are what this model gives; reversed they are not."""
     batches, expected = self_check.shipped_rows(DEMO, tower)
-    embedding = demo.embed_tokens if tower == "text" else demo.embed_pictures
+    embedding = demo.embed_tokens if tower == "text" else demo.embed_pixels
     assert cosine(embedding, batches, expected) > 0.99999
     assert not self_check.passes(cosine(embedding, batches, expected[::-1]))
 

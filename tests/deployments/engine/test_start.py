@@ -26,8 +26,8 @@ def test_a_tower_passes_its_self_check_in_the_precision_that_it_serves(tower, dt
 
 def test_a_tower_that_computes_something_else_does_not_start(monkeypatch):
     """Every row reversed: the shipped rows tell, though both runs agree."""
-    embed = ClipModel.embed_pictures
-    monkeypatch.setattr(ClipModel, "embed_pictures", lambda *args: embed(*args)[:, ::-1])
+    embed = ClipModel.embed_pixels
+    monkeypatch.setattr(ClipModel, "embed_pixels", lambda *args: embed(*args)[:, ::-1])
     with pytest.raises(RuntimeError, match="self-check"):
         check_of("vision")
 
