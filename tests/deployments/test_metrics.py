@@ -1,32 +1,12 @@
 """What replicas count, read from recorders in the place of Ray's metrics."""
 
 import asyncio
-from collections import defaultdict
 
 import pytest
 
 from deployments.errors import DeadlineError, OverloadedError
-from deployments.metrics import RouterMetrics
+from deployments.metrics import RouterMetrics, TowerMetrics
 from deployments.model.errors import TextTooLongError
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Every value by metric and tags, as soon as RouterMetrics are made."""
-    values = defaultdict(float)
-
-    class Recorder:
-        def __init__(self, name, *_args, **_options):
-            self.name = name
-
-        def inc(self, value, tags=None):
-            values[self.name, *(tags or {}).values()] += value
-
-        observe = set = inc
-
-    for kind in ("Counter", "Gauge", "Histogram"):
-        monkeypatch.setattr(f"deployments.metrics.{kind}", Recorder)
-    return values
 
 
 def test_a_request_counts_its_work_by_lane_and_outcome(counted):
@@ -62,3 +42,28 @@ def test_a_request_that_raises_is_counted_by_what_it_raised(counted, error, outc
         raise error
     assert counted["jina_clip_requests", "interactive", outcome] == 1
     assert counted["jina_clip_refusals", type(error).__name__] == refused
+
+
+def test_a_batch_counts_its_items_and_the_share_of_its_budget(counted):
+    """Tokens or images, by the name of the unit."""
+    metrics = TowerMetrics("tokens")
+    metrics.after_batch(items=3, cost=512, budget=2048, seconds=0.5)
+    assert counted["jina_clip_tower_tokens",] == 512
+    assert counted["jina_clip_tower_items",] == counted["jina_clip_tower_batch_items",] == 3
+    assert counted["jina_clip_tower_budget_use",] == 0.25
+    assert counted["jina_clip_tower_batch_seconds",] == 0.5
+
+
+@pytest.mark.parametrize(("cosine", "shown"), [(0.9995, 0.9995), (float("nan"), -1.0)])
+def test_a_health_check_sets_the_gauges_of_a_tower(counted, cosine, shown):
+    """A self-check without a finite cosine is shown as -1: Prometheus compares NaN with nothing."""
+    TowerMetrics("images").sample(
+        budget=32, queued=9, memory_halvings=1, nonfinite_rows=2, cosine=cosine
+    )
+    assert counted == {
+        ("jina_clip_tower_budget",): 32,
+        ("jina_clip_tower_queued_images",): 9,
+        ("jina_clip_tower_memory_halvings",): 1,
+        ("jina_clip_tower_nonfinite_rows",): 2,
+        ("jina_clip_tower_self_check_cosine",): shown,
+    }

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deployments.bulk.embedders import ImageEmbedder, TextEmbedder
+from deployments.bulk.embedders import ImageEmbedder, TextEmbedder, with_vectors
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.prepare import Preparer, locate
+from deployments.errors import ServiceError, TowerUnavailableError
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
 
@@ -77,6 +78,18 @@ def test_pictures_get_the_vectors_of_the_model(
     assert errors[60] == "the row is empty: i null"
     assert "not a readable image" in errors[61]
     assert "broken" in errors[62]
+
+
+def test_a_lost_device_fails_the_block_and_no_row(
+    make_options: Callable[..., EmbedOptions],
+) -> None:
+    """Ray Data gives the block to another actor; an error of the item itself stays with its row."""
+    options, table = make_options(text="t"), pa.table({"t": ["a", "b"]})
+    found = {0: ServiceError("no finite vector"), 1: np.ones(8, np.float32)}
+    done = with_vectors(table, found, options, 8, "text_embedding")
+    assert done["error"].to_pylist() == ["text: no finite vector", None]
+    with pytest.raises(TowerUnavailableError):
+        with_vectors(table, found | {0: TowerUnavailableError("lost")}, options, 8, "x")
 
 
 def test_each_kind_of_bad_row_has_its_reason(
