@@ -204,7 +204,7 @@ def test_a_tower_that_drifts_fails_its_health_check_and_the_metrics_tell():
 
     check()
     assert metrics.gauges["cosine"] > 0.999
-    weights = next(engine.model._vision._tower.parameters())
+    weights = next(engine.model._vision._encoder.parameters())
     engine._device.submit(weights.data.mul_, -1).result()
     engine._device.submit(int).result()
     with pytest.raises(RuntimeError, match="self-check"):
