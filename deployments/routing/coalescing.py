@@ -26,7 +26,7 @@ MAX_WAIT_S = 0.003  # about the processor time of two calls; a slow answer holds
 
 
 @dataclass(eq=False, slots=True)
-class Waiting(Generic[C, R]):
+class Caller(Generic[C, R]):
     """One caller's chunk, the share of a full chunk that it takes, and its answer to come."""
 
     chunk: C
@@ -67,7 +67,7 @@ class Coalescer(Generic[C, R]):
         self._send = send
         self._max_calls = max_calls
         self._max_wait_s = max_wait_s
-        self._waiting: deque[Waiting[C, R]] = deque()
+        self._waiting: deque[Caller[C, R]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -81,7 +81,7 @@ class Coalescer(Generic[C, R]):
             (answer,) = await self._send((chunk,))
             return _unless_error(answer)
         loop = asyncio.get_running_loop()
-        caller: Waiting[C, R] = Waiting(chunk, share, loop.create_future(), copy_context())
+        caller: Caller[C, R] = Caller(chunk, share, loop.create_future(), copy_context())
         self._waiting.append(caller)
         if len(self._under_way) < self._max_calls:
             self._start_call()
@@ -117,8 +117,8 @@ class Coalescer(Generic[C, R]):
         for caller in callers:
             caller.answer.add_done_callback(cancel_if_all_left)
 
-    def _next_callers(self) -> list[Waiting[C, R]]:
-        callers: list[Waiting[C, R]] = []
+    def _next_callers(self) -> list[Caller[C, R]]:
+        callers: list[Caller[C, R]] = []
         room = 1.0
         while self._waiting and (not callers or self._waiting[0].share <= room):
             caller = self._waiting.popleft()
@@ -127,10 +127,11 @@ class Coalescer(Generic[C, R]):
                 room -= caller.share
         return callers
 
-    async def _call(self, callers: Sequence[Waiting[C, R]]) -> None:
+    async def _call(self, callers: Sequence[Caller[C, R]]) -> None:
         """Make the call and give each caller its own answer; every one of them hears."""
         try:
             answers = await self._send([caller.chunk for caller in callers])
+            answered = list(zip(callers, answers, strict=True))
         except asyncio.CancelledError:
             # Where the last caller left, nobody hears this; else the call was ended from outside.
             for caller in callers:
@@ -142,7 +143,7 @@ class Coalescer(Generic[C, R]):
             for caller in callers:
                 caller.settle(error)
         else:
-            for caller, answer in zip(callers, answers, strict=True):
+            for caller, answer in answered:
                 caller.settle(answer)
 
     def _ended(self, call: "asyncio.Task[None]") -> None:

@@ -196,6 +196,20 @@ async def test_a_call_that_fails_fails_for_each_of_its_callers_and_for_no_other(
     assert await caller == 10
 
 
+async def test_too_few_answers_leave_nobody_waiting():
+    """A tower that loses an answer fails the call for each of its callers."""
+
+    async def send(chunks):
+        return [2 * chunk for chunk in chunks][:1]
+
+    coalescer = Coalescer(send, 1, LONG_S)
+    results = await asyncio.gather(
+        *(coalescer.embed(number, SHARE) for number in range(3)), return_exceptions=True
+    )
+    assert results[0] == 0
+    assert [type(result) for result in results[1:]] == [ValueError] * 2
+
+
 async def test_a_call_for_several_is_made_in_the_context_of_none(tower):
     """Ray Serve ends the calls of a request that ends; one caller's call stays in its context."""
     coalescer = coalescer_of(tower)
