@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.load import calls
 from deployments.model import ClipModel
 from deployments.model.clip import MAX_BATCH_IMAGES, MAX_BATCH_TOKENS, TowerName
-from deployments.routing.dispatch import cut
+from deployments.routing.tower_request import cut
 
 ENOUGH = {"texts": 1920, "images": 320}
 FEW = {"texts": 16, "images": 4}  # the published size takes seconds for each on a CPU

@@ -159,10 +159,10 @@ class RouterConfig(ReplicasConfig):
     max_queued_tokens: PositiveInt = 2_000_000
     """Tokens that one Router holds from admission to answer; over it requests get 429."""
     max_queued_images: PositiveInt = 4096
-    cache_bytes: Annotated[int, Field(ge=0)] = 0
-    """Memory in each Router for rows of items seen before, of each modality; 0 keeps none. A row of
-    the published model takes 4.4 KB, so 256 MiB hold 60,000. Rows of a tower that has been
-    replaced by another are never served: they are kept under its fingerprint."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
+    """Memory in each Router for rows of texts seen before; 0 keeps none. A row of the published
+    model takes 4.5 KB, so 64 MiB hold 14,800. Images are not kept. Rows of a tower that has been
+    replaced go when its successor is heard, with its first answer or within about 10 s."""
     timeout_s: PositiveFloat = 60
     """Longest time for a request; a request may ask for less."""
     playground: bool = True

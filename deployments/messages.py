@@ -23,7 +23,7 @@ class TextItem:
 
 @dataclass(frozen=True, slots=True)
 class ImageItem:
-    """One picture: encoded bytes, or a URL, data URI, base64 or s3:// string."""
+    """One image: encoded bytes, or a URL, data URI, base64 or s3:// string."""
 
     source: bytes | str
 
@@ -94,7 +94,7 @@ class TextChunk:
 
 @dataclass(frozen=True, slots=True)
 class ImageChunk:
-    """Encoded pictures of bounded cost on their way to the vision tower."""
+    """Encoded images of bounded cost on their way to the vision tower."""
 
     images: tuple[bytes, ...]
     terms: Terms
@@ -161,7 +161,7 @@ class Usage:
     images: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Where a request's time went, in milliseconds; of chunks that run at once, the longest."""
 

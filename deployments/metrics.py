@@ -114,9 +114,9 @@ class RouterMetrics:
     def __init__(self) -> None:
         by: Any = ("lane", "outcome")  # Any: Ray annotates a tuple of one
         self._requests = Counter(f"{PREFIX}requests", "requests answered or ended", by)
-        self._items = Counter(f"{PREFIX}items", "texts and pictures asked for", by)
+        self._items = Counter(f"{PREFIX}items", "texts and images asked for", by)
         self._tokens = Counter(f"{PREFIX}tokens", "tokens of the texts asked for", by)
-        self._images = Counter(f"{PREFIX}images", "pictures asked for", by)
+        self._images = Counter(f"{PREFIX}images", "images asked for", by)
         self._failed = Counter(f"{PREFIX}failed_items", "items answered with an error", ("lane",))
         self._request_s = Histogram(
             f"{PREFIX}request_seconds", "from items to rows", BATCH_S, ("lane",)
@@ -182,8 +182,9 @@ class RouterMetrics:
         self._retries.inc(1, {"tower": tower})
 
     def reuse(self, tower: str, how: str, items: int) -> None:
-        """Count items that were not computed: the same as others of the request, or of before."""
-        self._reused.inc(items, {"tower": tower, "how": how})
+        """Count items that were not computed: repeated in their `request`, or in the `cache`."""
+        if items:
+            self._reused.inc(items, {"tower": tower, "how": how})
 
     def outstanding(self, tokens: int, images: int) -> None:
         """Set what is admitted and not answered."""

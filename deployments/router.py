@@ -6,8 +6,8 @@ It is the HTTP ingress (its routes are in serve_app.api.ingress) and the target 
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from ray.serve.handle import DeploymentHandle
 from deployments.config import AppConfig, TargetsConfig
 from deployments.errors import (
     DeadlineError,
-    FingerprintError,
     RequestError,
     ServiceError,
     TowerUnavailableError,
@@ -35,18 +34,25 @@ from deployments.messages import (
 )
 from deployments.metrics import RouterMetrics
 from deployments.model.architecture import QUERY_TASK, Architecture
-from deployments.model.errors import OptionError
-from deployments.model.output import check_dimensions, finish
-from deployments.model.weights.fingerprint import combine, preprocessing_digest
+from deployments.model.errors import EmbeddingError, OptionError
+from deployments.model.output import Rows, check_dimensions, finish
+from deployments.model.weights.fingerprint import preprocessing_digest
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.routing.admission import Budget
-from deployments.routing.dispatch import Merge, raise_first, together
-from deployments.routing.modality import Work, image_modality, text_modality
-from deployments.routing.preparation import TEXTS, Prepared, Preparer, timed
+from deployments.routing.cache import RowCache
+from deployments.routing.fingerprints import ANSWER_S, Fingerprints, refuse_others, wanted_by
+from deployments.routing.preparation import Prepared, Preparer
+from deployments.routing.tower_client import TowerClient
+from deployments.routing.tower_request import (
+    ImageRequest,
+    TextRequest,
+    raise_first,
+    together,
+)
 
 logger = logging.getLogger("ray.serve")
 
-ANSWER_S = 5.0  # within which a tower says that it is there
+AnyTowerRequest = TextRequest | ImageRequest
 
 
 class Router:
@@ -68,17 +74,23 @@ class Router:
         folder = find(config.model.source, config.model.revision, TOKENIZER_FILES)
         self.architecture = Architecture.read(folder)
         self.metrics = RouterMetrics()
-        self._tokens = Budget("tokens", config.router.max_queued_tokens)
-        self._pictures = Budget("images", config.router.max_queued_images)
-        self._text = self._vision = None
+        limits = config.router
+        self._tokens = Budget("tokens", limits.max_queued_tokens)
+        self._images = Budget("images", limits.max_queued_images)
+        self._clients: dict[str, TowerClient] = {}
         if text is not None:
-            self._text = text_modality(text, self._tokens, config.router, self.metrics)
+            cache = RowCache(limits.cache_bytes)
+            self._clients["text"] = TowerClient("text", text, self._tokens, cache, self.metrics)
         if vision is not None:
-            self._vision = image_modality(vision, self._pictures, config.router, self.metrics)
+            cache = RowCache(0)  # what many callers ask for again and again are texts
+            self._clients["vision"] = TowerClient(
+                "vision", vision, self._images, cache, self.metrics
+            )
         self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
         self._draining = False
-        self._preprocessing = preprocessing_digest(folder, TOKENIZER_FILES)
+        preprocessing = preprocessing_digest(folder, TOKENIZER_FILES)
+        self._fingerprints = Fingerprints(preprocessing, self._clients)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new autoscaling targets; called by Ray Serve, restarts nothing."""
@@ -86,15 +98,24 @@ class Router:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report the work of this Router to the autoscaling policy."""
-        self.metrics.outstanding(self._tokens.outstanding, self._pictures.outstanding)
+        self.metrics.outstanding(self._tokens.outstanding, self._images.outstanding)
         return {
             "text_tokens_outstanding": float(self._tokens.outstanding),
-            "images_outstanding": float(self._pictures.outstanding),
+            "images_outstanding": float(self._images.outstanding),
             "text_tokens_arrived_total": float(self._tokens.arrived_total),
-            "images_arrived_total": float(self._pictures.arrived_total),
+            "images_arrived_total": float(self._images.arrived_total),
             "cpu_s_total": time.process_time(),
             **{name: float(value) for name, value in self._targets.model_dump().items()},
         }
+
+    async def check_health(self) -> None:
+        """Hear which towers serve now, where rows of theirs are kept; called by Ray Serve.
+
+        Without it the rows of a replaced tower would be served for as long as nobody asks for
+        anything else. A tower that does not answer is no fault of this Router.
+        """
+        kept = [client.name for client in self._clients.values() if len(client.cache)]
+        await self._fingerprints.served(kept, anew=True)
 
     async def drain(self) -> int:
         """Refuse requests from now on; return how many are still under way."""
@@ -113,7 +134,7 @@ class Router:
         partial: bool = False,
         fingerprint: str | None = None,
     ) -> Embeddings:
-        """Embed a mixed list of texts and pictures; the rows come in its order.
+        """Embed a mixed list of texts and images; the rows come in its order.
 
         Args:
             items: `"text"`, `{"text": ...}`, `{"image": bytes, URL, data URI or base64}`.
@@ -132,55 +153,53 @@ class Router:
         """
         if self._draining:
             raise TowerUnavailableError("this service is stopping; send the request to another")
-        timings = Timings()
         with self.metrics.request(lane) as tally:
             parsed = self._parse(items, task, dimensions)
             tally.items = len(parsed)
+            wanted = wanted_by(fingerprint, _towers(parsed))
             limit_s = min(timeout_s or np.inf, self.config.router.timeout_s)
             try:
                 async with asyncio.timeout(limit_s) as deadline:
-                    if fingerprint is not None:
-                        await self._check_fingerprint(parsed, fingerprint)
-                    ready = await self._preparer.prepare(parsed, task, truncate, timings)
+                    await self._fingerprints.check(wanted)
+                    prepared = await self._preparer.prepare(parsed, task, truncate)
                     if not partial:
-                        raise_first(ready.failures)
+                        raise_first(prepared.failures)
                     left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
+                    start_s = time.perf_counter()
                     terms = Terms(lane, max(left_s, 0))
-                    merged = await self._compute(ready, len(parsed), terms, partial, timings)
-                    served = await self.fingerprints(_towers(parsed))
+                    requests = await self._ask_towers(prepared, terms, partial)
+                    towers_ms = 1000 * (time.perf_counter() - start_s)
             except TimeoutError:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
-            usage = Usage(sum(len(ids) for ids in ready.token_ids.values()), len(ready.images))
-            tally.note(usage, ready.failures, timings)
-        finished = finish(merged.rows, dimensions, normalized)
-        answered_by = " ".join(f"{name}:{digest}" for name, digest in served.items())
-        replicas = tuple(sorted(merged.replicas))
-        return Embeddings(finished, usage, ready.failures, timings, answered_by, replicas)
+            answered_by = self._made_by(requests)
+            refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
+            rows, failures = self._merge(len(parsed), prepared, requests)
+            usage = Usage(sum(map(len, prepared.token_ids.values())), len(prepared.images))
+            timings = _timings(prepared, requests, towers_ms)
+            tally.note(usage, failures, timings)
+        return Embeddings(
+            finish(rows, dimensions, normalized),
+            usage,
+            failures,
+            timings,
+            " ".join(f"{name}:{digest}" for name, digest in answered_by),
+            tuple(sorted(replica for request in requests for replica in request.replicas)),
+        )
 
-    async def fingerprints(self, towers: Collection[str] = ("text", "vision")) -> dict[str, str]:
+    async def fingerprints(self) -> dict[str, str]:
         """Return what the rows of each tower depend on besides the items, by tower.
 
         A tower that does not answer is left out.
         """
-        modalities = {"text": self._text, "vision": self._vision}
-        found = {}
-        for name in sorted(towers):
-            modality = modalities[name]
-            if modality is not None:
-                with suppress(ServiceError, TimeoutError):
-                    async with asyncio.timeout(ANSWER_S):
-                        told = await modality.client.fingerprint()
-                        found[name] = combine(self._preprocessing, told)
-        return found
+        return await self._fingerprints.served()
 
     async def ready(self) -> bool:
         """Return whether requests are taken and every tower of the application answers."""
         if self._draining:
             return False
-        towers = [tower for tower in (self._text, self._vision) if tower is not None]
         try:
             async with asyncio.timeout(ANSWER_S):
-                await together([tower.client.ready() for tower in towers])
+                await together([client.ready() for client in self._clients.values()])
         except (ServiceError, TimeoutError, RayError, RayServeException) as error:
             logger.warning("not ready: %r", error)
             return False
@@ -201,52 +220,59 @@ class Router:
             raise OptionError(f"task is {task!r}; choose {QUERY_TASK!r} or leave it out")
         check_dimensions(dimensions, self.architecture.width)
         items = [parse_item(index, value) for index, value in enumerate(values)]
-        if self._text is None and any(isinstance(item, TEXTS) for item in items):
-            raise RequestError("this server embeds no texts: it runs without the text tower")
-        if self._vision is None and any(isinstance(item, ImageItem) for item in items):
-            raise RequestError("this server embeds no images: it runs without the vision tower")
+        for name in _towers(items) - self._clients.keys():
+            kind = "texts" if name == "text" else "images"
+            raise RequestError(f"this server embeds no {kind}: it runs without the {name} tower")
         return items
 
-    async def _check_fingerprint(self, items: list[Item], wanted: str) -> None:
-        """Compare a fingerprint, `text:... vision:...`, for the towers that a request uses.
+    async def _ask_towers(
+        self, prepared: Prepared, terms: Terms, partial: bool
+    ) -> list[AnyTowerRequest]:
+        """Admit the request as a whole, then ask both towers at once."""
+        options = terms, self.config.router, self.architecture.width, partial
+        requests: list[AnyTowerRequest] = []
+        if prepared.token_ids:
+            requests.append(TextRequest(self._clients["text"], prepared.token_ids, *options))
+        if prepared.images:
+            requests.append(ImageRequest(self._clients["vision"], prepared.images, *options))
+        for request in requests:
+            await request.look_up()
+        with ExitStack() as stack:
+            for request in requests:
+                stack.enter_context(request.admitted())
+            await together([request.run() for request in requests])
+        return requests
 
-        Raises:
-            FingerprintError: the caller wants another one than is served.
-            RequestError: not of that form.
-            TowerUnavailableError: a tower does not say which it has.
-        """
-        asked = dict(part.partition(":")[::2] for part in wanted.split())
-        if not asked or not set(asked) <= {"text", "vision"}:
-            raise RequestError("a fingerprint has the form 'text:... vision:...', or one of both")
-        used = _towers(items) & set(asked)
-        served = await self.fingerprints(used)
-        for name in sorted(used):
-            if name not in served:
-                raise TowerUnavailableError(f"the {name} tower does not answer; retry shortly")
-            if asked[name] != served[name]:
-                raise FingerprintError(
-                    f"the {name} fingerprint here is {served[name]}, not the one asked for: other "
-                    "weights, precision, kernel or preprocessing"
-                )
+    def _merge(
+        self, num_items: int, prepared: Prepared, requests: Sequence[AnyTowerRequest]
+    ) -> tuple[Rows, dict[int, EmbeddingError]]:
+        """Return the rows of both towers in the request's order, and every failure."""
+        rows = np.zeros((num_items, self.architecture.width), np.float32)
+        failures = dict(prepared.failures)
+        for request in requests:
+            rows[request.indices] = request.rows
+            failures |= request.failures
+        return rows, failures
 
-    async def _compute(
-        self, ready: Prepared, num_items: int, terms: Terms, partial: bool, timings: Timings
-    ) -> Merge:
-        """Admit the request, ask both towers at once, and merge their rows."""
-        failures = ready.failures if partial else None
-        merge = Merge(num_items, self.architecture.width, failures, timings)
-        with timed(timings, "towers_ms"), ExitStack() as stack:
-            work: list[Work] = []
-            if self._text and ready.token_ids:
-                texts = await self._text.ask(ready.token_ids, merge, terms)
-                work.append(stack.enter_context(self._text.admit(texts)))
-            if self._vision and ready.images:
-                images = await self._vision.ask(ready.images, merge, terms)
-                work.append(stack.enter_context(self._vision.admit(images)))
-            await together([embed() for embed in work])
-        return merge
+    def _made_by(self, requests: Sequence[AnyTowerRequest]) -> list[tuple[str, str]]:
+        """Return the towers that made rows, each with its fingerprint."""
+        return [
+            (request.client.name, self._fingerprints.combined(told))
+            for request in requests
+            for told in sorted(request.fingerprints)
+        ]
 
 
 def _towers(items: Sequence[Item]) -> set[str]:
     """Return which towers a request uses."""
-    return {"text" if isinstance(item, TEXTS) else "vision" for item in items}
+    return {"vision" if isinstance(item, ImageItem) else "text" for item in items}
+
+
+def _timings(prepared: Prepared, requests: Sequence[AnyTowerRequest], towers_ms: float) -> Timings:
+    return Timings(
+        prepared.tokenise_ms,
+        prepared.fetch_ms,
+        towers_ms,
+        max((request.queue_ms for request in requests), default=0.0),
+        max((request.device_ms for request in requests), default=0.0),
+    )

@@ -1,4 +1,4 @@
-"""Which addresses pictures may be downloaded from: the guard against server-side request forgery.
+"""Which addresses images may be downloaded from: the guard against server-side request forgery.
 
 Every connection passes three checks: `AddressRules.check` on the URL as it will be used (scheme,
 user, port, host lists, literal addresses), `GuardedResolver` on all addresses of a name, from the

@@ -1,4 +1,4 @@
-"""Pictures from http(s) URLs: bounded in bytes, time and number, and only from allowed addresses.
+"""Images from http(s) URLs: bounded in bytes, time and number, and only from allowed addresses.
 
 One pooled session per process. Redirects are followed by hand, so that each hop is checked.
 """
@@ -48,7 +48,7 @@ def too_large(name: str, limit_bytes: int) -> str:
 
 
 class Downloads:
-    """Fetches pictures over HTTP; belongs to the event loop of its first fetch."""
+    """Fetches images over HTTP; belongs to the event loop of its first fetch."""
 
     def __init__(self, config: ImageConfig, resolver: AbstractResolver | None = None) -> None:
         self._config = config
@@ -62,7 +62,7 @@ class Downloads:
         self._session: aiohttp.ClientSession | None = None
 
     async def read(self, source: str) -> bytes:
-        """Download a picture.
+        """Download an image.
 
         The time limit runs from when the fetch gets its slot: waiting for one is the server's
         load, not the host's fault, and is bounded by the request's own time.

@@ -1,4 +1,4 @@
-"""Pictures from S3: objects of the buckets that the configuration allows."""
+"""Images from S3: objects of the buckets that the configuration allows."""
 
 import re
 import threading

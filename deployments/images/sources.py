@@ -1,6 +1,6 @@
-"""Where pictures come from: bytes, base64, data URIs, http(s) and s3:// URLs, and local files.
+"""Where images come from: bytes, base64, data URIs, http(s) and s3:// URLs, and local files.
 
-What comes out are encoded bytes within the size limit; whether they are a picture is decided
+What comes out are encoded bytes within the size limit; whether they are an image is decided
 where they are opened.
 """
 
@@ -28,7 +28,7 @@ FORMS = "an http, https or s3 URL, a data:image/...;base64 URI or base64"
 
 
 class ImageSources:
-    """Reads pictures from wherever the configuration allows; one per process and event loop.
+    """Reads images from wherever the configuration allows; one per process and event loop.
 
     Nothing is opened before the first `read` that needs it. `resolver` looks host names up in
     place of the system; what it returns is checked all the same.
@@ -41,11 +41,11 @@ class ImageSources:
         self._threads = ThreadPoolExecutor(config.max_fetches, thread_name_prefix="image-source")
 
     async def read(self, source: bytes | str) -> bytes:
-        """Return the encoded bytes of a picture.
+        """Return the encoded bytes of an image.
 
         Raises:
             ImageError: bytes or base64 that exceed the limit.
-            ImageSourceError: a string of no known form, or one whose picture cannot be had.
+            ImageSourceError: a string of no known form, or one whose image cannot be had.
         """
         if isinstance(source, bytes):
             if len(source) > self._config.max_image_bytes:

@@ -7,8 +7,7 @@ Pure: the clock is an argument.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from deployments.errors import OverloadedError, RequestTooLargeError
 
@@ -48,23 +47,6 @@ class DrainRate:
         return done / (last_s - first_s) if last_s > first_s else self._last_rate
 
 
-class Hold:
-    """A request's share of a budget, given back piece by piece as its chunks are answered."""
-
-    def __init__(self, budget: "Budget", cost: int) -> None:
-        self._budget = budget
-        self._left = cost
-
-    def release(self, cost: int) -> None:
-        """Give back what is done."""
-        self._left -= cost
-        self._budget.give_back(cost)
-
-    def release_all(self) -> None:
-        """Give back the rest, when the request ends however it ends."""
-        self.release(self._left)
-
-
 class Budget:
     """Outstanding work of one modality, bounded.
 
@@ -81,9 +63,8 @@ class Budget:
         self._unit = unit
         self._rate = DrainRate(clock)
 
-    @contextmanager
-    def admit(self, cost: int) -> Iterator[Hold]:
-        """Hold `cost` units of the budget, at most for the length of the block.
+    def admit(self, cost: int) -> None:
+        """Take `cost` units of the budget, to be released once the work is done or given up.
 
         Raises:
             RequestTooLargeError: more than the whole budget.
@@ -105,14 +86,9 @@ class Budget:
         if self.outstanding == 0 and cost:
             self._rate.started()
         self.outstanding += cost
-        hold = Hold(self, cost)
-        try:
-            yield hold
-        finally:
-            hold.release_all()
 
-    def give_back(self, cost: int) -> None:
-        """Note that outstanding work is done."""
+    def release(self, cost: int) -> None:
+        """Give back units of work that is no longer outstanding."""
         if cost:
             self.outstanding -= cost
             self._rate.finished(cost)

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from deployments.errors import TowerUnavailableError
@@ -23,7 +23,7 @@ MAX_WAIT_S = 0.003  # about the processor time of two calls; a slow answer holds
 
 
 @dataclass(eq=False, slots=True)
-class Part(Generic[C, R]):
+class Caller(Generic[C, R]):
     """One caller's chunk, the share of a full chunk that it takes, and its answer to come."""
 
     chunk: C
@@ -39,24 +39,6 @@ class Part(Generic[C, R]):
             self.answer.set_exception(answer)
         else:
             self.answer.set_result(answer)
-
-
-@dataclass(eq=False, slots=True)
-class Journey(Generic[C, R]):
-    """One call under way with the parts that travel in it."""
-
-    parts: Sequence[Part[C, R]]
-    task: "asyncio.Task[None] | None" = field(default=None)
-
-    def abandon(self) -> None:
-        """Cancel the call once every one of its callers is gone."""
-        if self.task is not None and all(part.answer.cancelled() for part in self.parts):
-            self.task.cancel()
-
-    def fail(self, error: Exception) -> None:
-        """Tell every caller that the call failed."""
-        for part in self.parts:
-            part.settle(error)
 
 
 class Coalescer(Generic[C, R]):
@@ -82,7 +64,7 @@ class Coalescer(Generic[C, R]):
         self._send = send
         self._max_calls = max_calls
         self._max_wait_s = max_wait_s
-        self._waiting: deque[Part[C, R]] = deque()
+        self._waiting: deque[Caller[C, R]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,60 +78,75 @@ class Coalescer(Generic[C, R]):
             (answer,) = await self._send((chunk,))
             return _unless_error(answer)
         loop = asyncio.get_running_loop()
-        part: Part[C, R] = Part(chunk, share, loop.create_future(), copy_context())
-        self._waiting.append(part)
+        caller: Caller[C, R] = Caller(chunk, share, loop.create_future(), copy_context())
+        self._waiting.append(caller)
         if len(self._under_way) < self._max_calls:
-            self._depart()
+            self._start_call()
         elif self._timer is None:
             self._timer = loop.call_later(self._max_wait_s, self._overdue)
-        return await part.answer
+        return await caller.answer
 
     def _overdue(self) -> None:
         """Send all that waits: the answers take long."""
         self._timer = None
         while self._waiting:
-            self._depart()
+            self._start_call()
 
-    def _depart(self) -> None:
+    def _start_call(self) -> None:
         """Send what waits in one call, oldest first, up to the cost of a full chunk."""
-        parts: list[Part[C, R]] = []
-        room = 1.0
-        while self._waiting and (not parts or self._waiting[0].share <= room):
-            part = self._waiting.popleft()
-            if not part.answer.done():  # else its caller is gone
-                parts.append(part)
-                room -= part.share
+        callers = self._next_callers()
         if not self._waiting and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if parts:
-            journey = Journey(parts)
-            # Ray Serve cancels the calls made in a request's context when its client leaves, so a
-            # call for several callers is made in none of theirs.
-            context = parts[0].context if len(parts) == 1 else Context()
-            journey.task = asyncio.create_task(self._travel(journey), context=context)
-            self._under_way.add(journey.task)
-            journey.task.add_done_callback(self._arrived)
-            for part in parts:
-                part.answer.add_done_callback(lambda _: journey.abandon())
+        if not callers:
+            return
+        # Ray Serve cancels the calls made in a request's context when its client leaves, so a
+        # call for several callers is made in none of theirs.
+        context = callers[0].context if len(callers) == 1 else Context()
+        call = asyncio.create_task(self._call(callers), context=context)
+        self._under_way.add(call)
+        call.add_done_callback(self._ended)
 
-    async def _travel(self, journey: Journey[C, R]) -> None:
+        def cancel_if_all_left(_: asyncio.Future[R]) -> None:
+            if all(caller.answer.cancelled() for caller in callers):
+                call.cancel()
+
+        for caller in callers:
+            caller.answer.add_done_callback(cancel_if_all_left)
+
+    def _next_callers(self) -> list[Caller[C, R]]:
+        callers: list[Caller[C, R]] = []
+        room = 1.0
+        while self._waiting and (not callers or self._waiting[0].share <= room):
+            caller = self._waiting.popleft()
+            if not caller.answer.done():  # else it has left
+                callers.append(caller)
+                room -= caller.share
+        return callers
+
+    async def _call(self, callers: Sequence[Caller[C, R]]) -> None:
         """Make the call and give each caller its own answer; every one of them hears."""
         try:
-            answers = await self._send([part.chunk for part in journey.parts])
+            answers = await self._send([caller.chunk for caller in callers])
+            answered = list(zip(callers, answers, strict=True))
         except asyncio.CancelledError:
-            journey.fail(TowerUnavailableError("the call to the tower was ended; retry shortly"))
+            # Where the last caller left, nobody hears this; else the call was ended from outside.
+            for caller in callers:
+                caller.settle(
+                    TowerUnavailableError("the call to the tower was ended; retry shortly")
+                )
             raise
         except Exception as error:  # noqa: BLE001 - the callers are told, whatever it is
-            journey.fail(error)
+            for caller in callers:
+                caller.settle(error)
         else:
-            for part, answer in zip(journey.parts, answers, strict=True):
-                part.settle(answer)
+            for caller, answer in answered:
+                caller.settle(answer)
 
-    def _arrived(self, task: "asyncio.Task[None]") -> None:
-        self._under_way.discard(task)
+    def _ended(self, call: "asyncio.Task[None]") -> None:
+        self._under_way.discard(call)
         if self._waiting and len(self._under_way) < self._max_calls:
-            self._depart()
+            self._start_call()
 
 
 def _unless_error(answer: R | EmbeddingError) -> R:

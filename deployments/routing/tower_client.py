@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
@@ -11,36 +10,50 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import ServiceError, TowerUnavailableError
-from deployments.messages import ImageChunk, TextChunk, TowerAnswers, TowerRows
+from deployments.messages import ImageChunk, Lane, TextChunk, TowerAnswers, TowerRows
+from deployments.metrics import RouterMetrics
 from deployments.model.errors import EmbeddingError
+from deployments.routing.admission import Budget
+from deployments.routing.cache import RowCache
 from deployments.routing.coalescing import Coalescer
 
 logger = logging.getLogger("ray.serve")
 
 LOST = (ActorDiedError, ActorUnavailableError)
 MAX_TRIES = 2
-QUERY_SHARE = 1 / 64  # of a full chunk
-FRESH_S = 10.0  # for which a tower is taken to be the one that answered last
 
 Chunk = TextChunk | ImageChunk
 Answer = tuple[TowerRows, str]  # rows, and the fingerprint of the replica that made them
 
 
 class TowerClient:
-    """Calls one tower through its handle."""
+    """Calls one tower through its handle.
+
+    Args:
+        name: `text` or `vision`.
+        handle: of the tower's deployment.
+        budget: of work outstanding.
+        cache: of rows; told of the fingerprint in every answer.
+        metrics: where retries and reuse are counted.
+    """
 
     def __init__(
-        self, name: str, handle: DeploymentHandle[Any], on_retry: Callable[[str], None]
+        self,
+        name: str,
+        handle: DeploymentHandle[Any],
+        budget: Budget,
+        cache: RowCache,
+        metrics: RouterMetrics,
     ) -> None:
-        self._name = name
-        self._on_retry = on_retry
+        self.name = name
+        self.budget = budget
+        self.cache = cache
+        self.metrics = metrics
         self._handle = handle
-        self._fingerprint: str | None = None
-        self._heard_s = -FRESH_S
-        # An answer comes once every part of its call has one, so lanes do not mix, nor do queries
-        # and documents.
-        self._lanes: dict[str, Coalescer[Chunk, Answer]] = {
-            lane: Coalescer(self._call) for lane in ("query", "interactive", "bulk")
+        # An answer comes once every part of its call has one, so that lanes do not mix.
+        self._lanes: dict[Lane, Coalescer[Chunk, Answer]] = {
+            "interactive": Coalescer(self._call),
+            "bulk": Coalescer(self._call),
         }
 
     async def embed(self, chunk: Chunk, share: float) -> Answer:
@@ -53,31 +66,27 @@ class TowerClient:
             DeadlineError: the chunk's time ran out.
             ServiceError: the tower failed in a way that it should not.
         """
-        lane = chunk.terms.lane
-        is_query = lane == "interactive" and share <= QUERY_SHARE
-        return await self._lanes["query" if is_query else lane].embed(chunk, share)
+        return await self._lanes[chunk.terms.lane].embed(chunk, share)
 
     async def ready(self) -> None:
         """Return once a replica answers; notes its fingerprint."""
-        self._note(str(await self._handle.ready.remote()))
+        self.cache.heard(str(await self._handle.ready.remote()))
 
-    async def fingerprint(self) -> str:
+    async def fingerprint(self, anew: bool = False) -> str:
         """Return what a replica answered last: its weights and how it runs them.
+
+        Args:
+            anew: ask one now.
 
         Raises:
             TowerUnavailableError: no replica answers.
         """
-        if self._fingerprint is None:
+        if anew or self.cache.fingerprint is None:
             try:
                 await self.ready()
             except Exception as error:
                 raise self._translated(error) from error
-        return self._fingerprint or ""
-
-    @property
-    def fresh_fingerprint(self) -> str | None:
-        """The fingerprint if a replica answered within the last seconds, else None."""
-        return self._fingerprint if time.monotonic() < self._heard_s + FRESH_S else None
+        return self.cache.fingerprint or ""
 
     async def _call(self, chunks: Sequence[Chunk]) -> list[Answer | EmbeddingError]:
         """Send chunks in one call, and once more if its replica is lost."""
@@ -86,7 +95,7 @@ class TowerClient:
             try:
                 answers: TowerAnswers = await response
                 if attempt == MAX_TRIES or not any(map(_device_lost, answers.parts)):
-                    self._note(answers.fingerprint)
+                    self.cache.heard(answers.fingerprint)
                     return [
                         part if isinstance(part, EmbeddingError) else (part, answers.fingerprint)
                         for part in answers.parts
@@ -97,21 +106,17 @@ class TowerClient:
             except Exception as error:
                 if not (_lost(error) and attempt < MAX_TRIES):
                     raise self._translated(error) from error
-            logger.warning("a %s replica was lost; sending its chunks again", self._name)
-            self._on_retry(self._name)
+            logger.warning("a %s replica was lost; sending its chunks again", self.name)
+            self.metrics.retry(self.name)
         raise AssertionError("unreachable: the last try returns or raises")
-
-    def _note(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
-        self._heard_s = time.monotonic()
 
     def _translated(self, error: Exception) -> EmbeddingError:
         if isinstance(error, EmbeddingError):
             return error
         if _lost(error) or isinstance(error, BackPressureError):
-            return TowerUnavailableError(f"the {self._name} tower cannot be reached; retry shortly")
-        logger.error("the %s tower failed", self._name, exc_info=error)
-        return ServiceError(f"the {self._name} tower failed; the reason is in the server's log")
+            return TowerUnavailableError(f"the {self.name} tower cannot be reached; retry shortly")
+        logger.error("the %s tower failed", self.name, exc_info=error)
+        return ServiceError(f"the {self.name} tower failed; the reason is in the server's log")
 
 
 def _device_lost(part: TowerRows | EmbeddingError) -> bool:

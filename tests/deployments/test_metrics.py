@@ -10,7 +10,7 @@ from deployments.model.errors import TextTooLongError
 
 
 def test_a_request_counts_its_work_by_lane_and_outcome(counted):
-    """Items, tokens, pictures and the time of each stage, once, when it has ended."""
+    """Items, tokens, images and the time of each stage, once, when it has ended."""
     metrics = RouterMetrics()
     with metrics.request("bulk") as tally:
         tally.items, tally.tokens, tally.images, tally.failed = 3, 40, 1, 1

@@ -20,7 +20,12 @@ import pytest
 
 from serve_app.server import free_port
 
-SETTINGS = ("api_keys=[secret]", "text.num_cpus=0.5", "router.num_cpus=0.5")
+SETTINGS = (
+    "api_keys=[secret]",
+    "text.num_cpus=0.5",
+    "router.num_cpus=0.5",
+    "router.cache_bytes=0",  # every text reaches the tower
+)
 BODY = {"input": ["hello"]}
 
 

@@ -130,7 +130,7 @@ class Network:
     resolver: FakeResolver | None = None
 
     async def attempt(self, url: str, *answers: list[str], **settings: object) -> str | bytes:
-        """Return the picture, or the words of its refusal; names lead to the answers in turn."""
+        """Return the image, or the words of its refusal; names lead to the answers in turn."""
         self.resolver = FakeResolver(*answers)
         allowed = {"ports": (80, 443, self.port), "allow_networks": (f"{OUTSIDE}/32",)}
         sources = ImageSources(ImageConfig.model_validate(allowed | settings), self.resolver)
@@ -194,5 +194,5 @@ def fake_resolver() -> type[FakeResolver]:
 
 @pytest.fixture(scope="session")
 def cat() -> bytes:
-    """A picture of the gallery."""
+    """An image of the gallery."""
     return CAT

@@ -141,9 +141,9 @@ async def test_fetches_at_once_are_limited(site: Any, limits: dict[str, int], al
 
     site.pages["/cat.png"] = wait_a_little
     sources = site.sources(**limits)
-    pictures = await asyncio.gather(*(sources.read(site.url("/cat.png")) for _ in range(20)))
+    images = await asyncio.gather(*(sources.read(site.url("/cat.png")) for _ in range(20)))
     await sources.close()
-    assert pictures == [site.cat] * 20
+    assert images == [site.cat] * 20
     assert most_at_once == allowed
 
 

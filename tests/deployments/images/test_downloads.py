@@ -13,7 +13,7 @@ from deployments.model.pictures.image import open_image
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
 
-async def test_a_picture_is_downloaded_unchanged(site: Any) -> None:
+async def test_an_image_is_downloaded_unchanged(site: Any) -> None:
     """The body arrives byte for byte, by length, in chunks, or up to the connection's end."""
     cat = site.cat
     chunks = b"".join(
@@ -46,7 +46,7 @@ async def test_the_request_names_the_host_and_asks_for_no_compression(site: Any)
 
 
 async def test_connections_are_pooled(site: Any) -> None:
-    """Ten pictures of one host one after the other take one connection; cookies are not kept."""
+    """Ten images of one host one after the other take one connection; cookies are not kept."""
     site.pages["/cat.png"] = site.answer(site.cat, Set_Cookie="id=7")
     sources = site.sources()
     for _ in range(10):
@@ -80,7 +80,7 @@ async def test_proxies_of_the_environment_are_ignored(
     ],
 )
 async def test_redirects_are_followed(site: Any, status: str) -> None:
-    """Absolute, rooted and relative locations lead to the picture."""
+    """Absolute, rooted and relative locations lead to the image."""
     site.pages = {
         "/start": site.redirect(site.url("/one"), status),
         "/one": site.redirect("/folder/two", status),
@@ -132,8 +132,8 @@ async def test_a_redirect_is_checked_like_a_url(site: Any, location: str, reason
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "206 Partial Content", "304 Not Modified"])
-async def test_other_successes_are_no_picture(site: Any, status: str) -> None:
-    """Only 200 brings a whole picture."""
+async def test_other_successes_are_no_image(site: Any, status: str) -> None:
+    """Only 200 brings a whole image."""
     site.pages["/cat.png"] = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     assert f"answered with status {status[:3]}" in await site.refusal()
 

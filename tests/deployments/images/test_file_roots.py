@@ -9,7 +9,7 @@ from deployments.errors import ImageSourceError
 from deployments.images.sources import ImageSources
 from serve_app.gallery import FOLDER
 
-PICTURE = (FOLDER / "cat-face.png").read_bytes()
+IMAGE = (FOLDER / "cat-face.png").read_bytes()
 
 
 async def test_a_server_reads_files_below_its_roots_only(tmp_path: Path) -> None:
@@ -17,11 +17,11 @@ async def test_a_server_reads_files_below_its_roots_only(tmp_path: Path) -> None
     root, outside = tmp_path / "root", tmp_path / "root-of-others"
     root.mkdir()
     outside.mkdir()
-    (root / "in.png").write_bytes(PICTURE)
-    (outside / "out.png").write_bytes(PICTURE)
+    (root / "in.png").write_bytes(IMAGE)
+    (outside / "out.png").write_bytes(IMAGE)
     (root / "link.png").symlink_to(outside / "out.png")
     sources = ImageSources(ImageConfig(file_roots=(str(root),)))
-    assert await sources.read(f"file://{root}/in.png") == PICTURE
+    assert await sources.read(f"file://{root}/in.png") == IMAGE
     hidden = ("root/link.png", "root/../root-of-others/out.png", "root-of-others/out.png")
     for place in hidden:
         with pytest.raises(ImageSourceError, match="is not read"):

@@ -1,4 +1,4 @@
-"""Pictures from S3, against a real S3-compatible server on this machine."""
+"""Images from S3, against a real S3-compatible server on this machine."""
 
 import io
 import time

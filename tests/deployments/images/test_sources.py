@@ -1,4 +1,4 @@
-"""Pictures as bytes, base64, data URIs and files, compared with Python's own base64."""
+"""Images as bytes, base64, data URIs and files, compared with Python's own base64."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ async def refusal(source: bytes | str, **settings: object) -> str:
 @pytest.mark.parametrize(
     "data", [pytest.param(path.read_bytes(), id=path.stem) for path in GALLERY[:12]]
 )
-async def test_every_spelling_of_base64_gives_the_picture(data: bytes) -> None:
+async def test_every_spelling_of_base64_gives_the_image(data: bytes) -> None:
     """Both alphabets, padded or not, in lines or not, bare or in a data URI: the same bytes."""
     spellings = []
     for text in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
@@ -88,7 +88,7 @@ def test_lengths_and_line_breaks_do_not_matter(num_bytes: int, line: int | None)
     ],
 )
 async def test_what_is_not_base64_is_refused(text: str) -> None:
-    """Letters outside of one alphabet, padding that does not fit, and text are no picture."""
+    """Letters outside of one alphabet, padding that does not fit, and text are no image."""
     if text == "QUJ":
         assert await read(text) == b"AB"
         return
@@ -130,12 +130,12 @@ async def test_other_data_uris_are_refused(uri: str) -> None:
     "source", ["", " \n", "=", "data:image/png;base64,", "data:image/png;base64,="]
 )
 async def test_an_empty_string_is_refused(source: str) -> None:
-    """Nothing is no picture, and the message says what to send."""
+    """Nothing is no image, and the message says what to send."""
     assert "is empty; send an http, https or s3 URL" in await refusal(source)
 
 
 @pytest.mark.parametrize("num_bytes", [100, LARGE_CHARS + 100])
-async def test_inline_pictures_have_a_size_limit(num_bytes: int) -> None:
+async def test_inline_images_have_a_size_limit(num_bytes: int) -> None:
     """The limit itself passes, one byte more is the image's error, however it is sent."""
     for size in (num_bytes, num_bytes + 1):
         data = os.urandom(size)
@@ -149,7 +149,7 @@ async def test_inline_pictures_have_a_size_limit(num_bytes: int) -> None:
 
 
 async def test_messages_do_not_repeat_the_image() -> None:
-    """Neither a broken nor a too large picture shows up in its error."""
+    """Neither a broken nor a too large image shows up in its error."""
     text = base64.b64encode(os.urandom(3000)).decode()
     for source in (text + "!", f"data:image/png;base64,{text}!", f"data:image/png{text}"):
         message = await refusal(source)
@@ -161,7 +161,7 @@ async def test_messages_do_not_repeat_the_image() -> None:
 
 
 async def test_large_base64_leaves_the_event_loop_free() -> None:
-    """While a large picture is decoded, other tasks of the loop run."""
+    """While a large image is decoded, other tasks of the loop run."""
     text = base64.b64encode(bytes(12_000_000)).decode()
     reading = asyncio.create_task(read(text))
     num_turns = 0
@@ -241,8 +241,8 @@ def test_construction_needs_no_event_loop() -> None:
     data = os.urandom(100)
 
     async def use() -> bytes:
-        picture = await sources.read(data)
+        image = await sources.read(data)
         await sources.close()
-        return picture
+        return image
 
     assert asyncio.run(use()) == data

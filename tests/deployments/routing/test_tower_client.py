@@ -1,15 +1,15 @@
 """The Router's side of a tower: a second try for a lost replica, and which one answered."""
 
 import asyncio
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from deployments.errors import DeadlineError, TowerUnavailableError
+from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
 from deployments.messages import Terms, TextChunk, TowerAnswers, TowerRows
-from deployments.routing import tower_client
+from deployments.routing.admission import Budget
+from deployments.routing.cache import RowCache
 from deployments.routing.tower_client import TowerClient
 
 LOST = ActorUnavailableError("the node has gone", None)
@@ -61,76 +61,86 @@ class Handle:
         return self.responses[-1]
 
 
-@pytest.fixture
-def retried():
-    return []
+class Metrics:
+    """Remembers the retries."""
+
+    def __init__(self) -> None:
+        self.retried: list[str] = []
+
+    def retry(self, tower: str) -> None:
+        self.retried.append(tower)
 
 
-async def together(client, *numbers, lane="interactive"):
+def client_of(handle: Handle) -> TowerClient:
+    return TowerClient("text", handle, Budget("tokens", 100), RowCache(0), Metrics())
+
+
+async def ask(client, *numbers, lane="interactive"):
     """Let callers ask at once; return their answers or errors."""
     asking = [client.embed(chunk(number, lane), SMALL) for number in numbers]
     return await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def test_a_lost_replica_costs_every_chunk_of_its_call_one_more_try(retried):
+async def test_a_lost_replica_costs_every_chunk_of_its_call_one_more_try():
     """The whole call is sent again, once, and counted once."""
     handle = Handle(rows, LOST, rows)
-    first, second, third = await together(TowerClient("text", handle, retried.append), 1, 2, 3)
+    client = client_of(handle)
+    first, second, third = await ask(client, 1, 2, 3)
     assert handle.calls == [[1], [2, 3], [2, 3]]
     assert [int(answer[0].rows[0, 0]) for answer in (first, second, third)] == [1, 2, 3]
-    assert retried == ["text"]
+    assert client.metrics.retried == ["text"]
 
 
-async def test_a_second_loss_is_told_to_each_caller_of_the_call(retried):
+async def test_a_second_loss_is_told_to_each_caller_of_the_call():
     """Nobody waits for a third try; the call before it stands."""
     handle = Handle(rows, LOST, LOST)
-    first, *others = await together(TowerClient("text", handle, retried.append), 1, 2, 3)
+    first, *others = await ask(client_of(handle), 1, 2, 3)
     assert int(first[0].rows[0, 0]) == 1
     assert [type(error) for error in others] == [TowerUnavailableError] * 2
     assert len(handle.calls) == 3
 
 
-async def test_a_replica_without_its_device_is_as_good_as_lost(retried):
+async def test_a_replica_without_its_device_is_as_good_as_lost():
     """Its answer that one chunk could not be run sends the call again; a deadline does not."""
     gone = TowerUnavailableError("the device is lost")
     handle = Handle(lambda number: rows(0, gone), rows, lambda number: DeadlineError("late"))
-    client = TowerClient("text", handle, retried.append)
-    (answer,) = await together(client, 1)
+    client = client_of(handle)
+    (answer,) = await ask(client, 1)
     assert int(answer[0].rows[0, 0]) == 1
-    (late,) = await together(client, 2)
+    (late,) = await ask(client, 2)
     assert isinstance(late, DeadlineError)
     assert handle.calls == [[1], [1], [2]]
 
 
-async def test_lanes_do_not_travel_together(retried):
+async def test_lanes_do_not_travel_together():
     """An interactive chunk never waits for the answer to a bulk one in the same call."""
     handle = Handle(*[rows] * 4)
-    client = TowerClient("text", handle, retried.append)
-    await asyncio.gather(together(client, 1, 2), together(client, 11, 12, lane="bulk"))
+    client = client_of(handle)
+    await asyncio.gather(ask(client, 1, 2), ask(client, 11, 12, lane="bulk"))
     assert sorted(handle.calls) == [[1], [2], [11], [12]]
 
 
-async def test_a_query_travels_with_queries_only(retried):
-    """A call is as slow as its slowest part, and nothing waits for one of another kind."""
-    handle = Handle(rows, rows, rows, rows)
+async def test_queries_travel_with_small_documents():
+    """Small chunks of a lane wait for one call and share the next; a large one goes at once."""
+    handle = Handle(rows, rows, rows)
     handle.gate.clear()
-    client = TowerClient("text", handle, retried.append)
-    shares = (0.1, 1), (0.1, 2), (SMALL, 3), (SMALL, 4), (SMALL, 5), (0.1, 6)
+    client = client_of(handle)
+    shares = (0.1, 1), (SMALL, 2), (0.1, 3), (0.5, 4), (SMALL, 5)
     asking = [asyncio.create_task(client.embed(chunk(number), share)) for share, number in shares]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert handle.calls == [[1], [3]]
+    assert handle.calls == [[4], [1]]
     handle.gate.set()
     answers = await asyncio.gather(*asking)
-    assert [int(answer[0].rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5, 6]
-    assert sorted(handle.calls) == [[1], [2, 6], [3], [4, 5]]
+    assert [int(answer[0].rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5]
+    assert handle.calls == [[4], [1], [2, 3, 5]]
 
 
-async def test_a_lone_caller_who_leaves_cancels_the_call(retried):
+async def test_a_lone_caller_who_leaves_cancels_the_call():
     """The tower need not compute for nobody."""
     handle = Handle(rows)
     handle.gate.clear()
-    caller = asyncio.create_task(TowerClient("text", handle, retried.append).embed(chunk(1), SMALL))
+    caller = asyncio.create_task(client_of(handle).embed(chunk(1), SMALL))
     for _ in range(5):
         await asyncio.sleep(0)
     caller.cancel()
@@ -141,16 +151,31 @@ async def test_a_lone_caller_who_leaves_cancels_the_call(retried):
     assert handle.responses[0].cancelled
 
 
-async def test_a_fingerprint_is_fresh_for_a_while_after_an_answer(retried, monkeypatch):
-    """Each answer tells which tower it is; long after the last one nobody knows."""
-    now_s = [100.0]
-    monkeypatch.setattr(tower_client, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
-    client = TowerClient("text", Handle(rows, "v2"), retried.append)
-    assert client.fresh_fingerprint is None
+async def test_the_fingerprint_is_that_of_the_last_answer():
+    """An answer tells it, and so does being asked; it is asked for only when none is known."""
+    handle = Handle("v0", rows, "v2")
+    client = client_of(handle)
+    assert client.cache.fingerprint is None
+    assert await client.fingerprint() == "v0"
     _, fingerprint = await client.embed(chunk(1), SMALL)
-    assert fingerprint == client.fresh_fingerprint == "v1"
-    now_s[0] += tower_client.FRESH_S
-    assert client.fresh_fingerprint is None
-    assert await client.fingerprint() == "v1"  # the last known, for the answer's header
+    assert fingerprint == client.cache.fingerprint == "v1"
+    assert await client.fingerprint() == "v1"
+    assert len(handle.calls) == 2
+    assert await client.fingerprint(anew=True) == "v2"
+    assert client.cache.fingerprint == "v2"
+
+
+async def test_a_tower_that_is_asked_for_its_fingerprint_and_lost_is_unavailable():
+    """The caller hears a typed error; what was heard before stands."""
+    client = client_of(Handle("v1", LOST))
     await client.ready()
-    assert client.fresh_fingerprint == "v2"
+    with pytest.raises(TowerUnavailableError):
+        await client.fingerprint(anew=True)
+    assert await client.fingerprint() == "v1"
+
+
+async def test_a_failure_that_is_not_ours_is_not_shown_to_the_caller():
+    """Its text may hold anything; the caller hears that the tower failed."""
+    (error,) = await ask(client_of(Handle(KeyError("secret"))), 1)
+    assert type(error) is ServiceError
+    assert "secret" not in str(error)

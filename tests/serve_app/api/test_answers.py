@@ -27,14 +27,17 @@ def ask(service, body, **headers):
 
 
 def test_the_answer_names_the_replicas_that_computed_it(service, bear):
-    """Those of the towers that a request used, one of each here, and no others."""
+    """Those of the towers that a request used, one of each here; for a text known before none."""
     picture = {"image": base64.b64encode(bear).decode()}
-    asked = (["a"], [picture], ["b", picture])
+    asked = (["a new text"], [picture], ["another new text", picture])
     answers = [service.post({"input": items}) for items in asked]
     text, vision, both = (answer.headers["x-embedding-replicas"] for answer in answers)
     assert re.fullmatch(r"text:\w+", text)
     assert re.fullmatch(r"vision:\w+", vision)
     assert both == f"{text}, {vision}"
+    again = service.post({"input": asked[2]})
+    assert again.headers["x-embedding-replicas"] == vision
+    assert again.headers["x-embedding-fingerprint"].startswith("text:")
 
 
 def test_npy_and_arrow_bodies_hold_the_rows(service, model):

@@ -16,7 +16,11 @@ from deployments.config import AppConfig
 
 NAME = "faulty"
 CONFIG = AppConfig.model_validate(
-    {"text": {"num_cpus": 0.1}, "vision": {"num_cpus": 0.1}, "router": {"num_cpus": 0.1}}
+    {
+        "text": {"num_cpus": 0.1},
+        "vision": {"num_cpus": 0.1},
+        "router": {"num_cpus": 0.1, "cache_bytes": 0},  # every text reaches the tower
+    }
 )
 
 
@@ -78,7 +82,8 @@ def test_a_request_of_thousands_of_texts_lets_small_ones_in_between(service):
         answer = caller.submit(service.post, large)
         answered = 0
         while not answer.done():
-            assert service.post({"input": ["a small query"]}).status_code == 200
+            query = f"small query {answered}"  # one that no cache knows
+            assert service.post({"input": [query]}).status_code == 200
             answered += 1
         data = answer.result().json()["data"]
     assert len(data) == 5000
@@ -120,7 +125,7 @@ def test_over_the_budget_is_429_with_the_time_to_come_back(service):
 
     from serve_app.launch import launch
 
-    small = {"num_cpus": 0.1, "max_queued_tokens": 6000}
+    small = {"num_cpus": 0.1, "max_queued_tokens": 6000, "cache_bytes": 0}
     config = AppConfig.model_validate(
         {"text": {"num_cpus": 0.1}, "vision": {"num_cpus": 0.1}, "router": small}
     )

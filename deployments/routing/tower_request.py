@@ -1,0 +1,246 @@
+"""One tower's part of one request, from its items to their rows.
+
+Steps: the same items once, known rows from the cache, admission of what is left, chunks of bounded
+cost, a few of them under way at once, rows into their places, budget given back chunk by chunk.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from deployments.config import RouterConfig
+from deployments.messages import ImageChunk, Terms, TextChunk, TowerRows
+from deployments.model.errors import EmbeddingError
+from deployments.model.output import Row
+from deployments.model.tokenizer import TokenIds
+from deployments.routing.cache import Key, digests
+from deployments.routing.tower_client import Chunk, TowerClient
+
+T = TypeVar("T", TokenIds, bytes)
+
+
+class TowerRequest(ABC, Generic[T]):
+    """What one request asks of one tower. Call `look_up`, then `run` within `admitted`.
+
+    Items are the same where their token ids or encoded bytes are.
+
+    Args:
+        client: calls the tower; has its budget and its cache.
+        items: token ids or encoded images, by their index in the request.
+        terms: how its chunks are to be treated.
+        limits: of a chunk, and how many are under way at once.
+        width: of a full row.
+        partial: note the failures of single items instead of raising the first.
+
+    Attributes:
+        indices: of the items in the request.
+        rows: float32 [items, width], un-normalised; the row of a failed item is zero.
+        failures: by index in the request.
+        fingerprints: of the towers that made the rows; one, unless the tower is being replaced.
+        replicas: that computed rows, as `text:ID`.
+        queue_ms, device_ms: the longest of a chunk.
+    """
+
+    def __init__(
+        self,
+        client: TowerClient,
+        items: Mapping[int, T],
+        terms: Terms,
+        limits: RouterConfig,
+        width: int,
+        partial: bool,
+    ) -> None:
+        self.client = client
+        self.indices = list(items)
+        self.rows = np.zeros((len(items), width), np.float32)
+        self.failures: dict[int, EmbeddingError] = {}
+        self.fingerprints: set[str] = set()
+        self.replicas: set[str] = set()
+        self.queue_ms = self.device_ms = 0.0
+        self._items: list[T] = list(items.values())
+        self._terms = terms
+        self._limits = limits
+        self._partial = partial
+        self._places: dict[Key, list[int]] = {}  # rows of each different item
+        self._known: dict[Key, Row] = {}
+        self._known_by = ""  # the fingerprint of the known rows
+        self._held = 0  # of the tower's budget
+
+    async def look_up(self) -> None:
+        """Find which items are the same, and which rows are known from earlier requests."""
+        for place, key in enumerate(await digests(self._items)):
+            self._places.setdefault(key, []).append(place)
+        cache, metrics = self.client.cache, self.client.metrics
+        self._known_by = cache.fingerprint or ""
+        rows = {key: cache.get(key) for key in self._places}
+        self._known = {key: row for key, row in rows.items() if row is not None}
+        metrics.reuse(self.client.name, "request", len(self._items) - len(self._places))
+        metrics.reuse(self.client.name, "cache", len(self._known))
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Hold what has to be computed in the tower's budget, at most for the length of the block.
+
+        Raises:
+            RequestTooLargeError, OverloadedError: see `Budget.admit`.
+        """
+        self._admit(self._missing())
+        try:
+            yield
+        finally:
+            self._release(self._held)
+
+    async def run(self) -> None:
+        """Get the rows.
+
+        Raises:
+            EmbeddingError: the first failure; the chunks still under way are cancelled.
+        """
+        await self._compute(self._missing())
+        known = list(self._known)
+        if known and self.fingerprints | {self.client.cache.fingerprint} != {self._known_by}:
+            # The tower was replaced after these rows were kept: its successor computes them too.
+            self._admit(known)
+            await self._compute(known)
+        elif known:
+            self._put(known, TowerRows(np.stack(list(self._known.values()))), self._known_by)
+
+    @abstractmethod
+    def _cost(self, item: T) -> int:
+        """Return what an item takes of the budget, in tokens or images."""
+
+    @abstractmethod
+    def _share(self, item: T) -> float:
+        """Return the share of a full chunk that an item takes."""
+
+    @abstractmethod
+    def _chunk(self, items: Sequence[T]) -> Chunk:
+        """Return what the tower is sent."""
+
+    def _missing(self) -> list[Key]:
+        return [key for key in self._places if key not in self._known]
+
+    def _of(self, keys: Iterable[Key]) -> list[T]:
+        return [self._items[self._places[key][0]] for key in keys]
+
+    def _admit(self, keys: Iterable[Key]) -> None:
+        cost = sum(map(self._cost, self._of(keys)))
+        self.client.budget.admit(cost)
+        self._held += cost
+
+    def _release(self, cost: int) -> None:
+        self._held -= cost
+        self.client.budget.release(cost)
+
+    async def _compute(self, keys: Sequence[Key]) -> None:
+        """Send items in chunks; only some at once, which lets other requests in between."""
+        shares = [self._share(item) for item in self._of(keys)]
+        parts = [keys[part] for part in cut(shares, 1)]
+        waiting = iter(parts)  # of all senders: each takes the next part once its last is answered
+
+        async def send() -> None:
+            for part in waiting:
+                await self._send(part)
+
+        num_senders = min(len(parts), self._limits.max_chunks_in_flight)
+        await together([send() for _ in range(num_senders)])
+
+    async def _send(self, keys: Sequence[Key]) -> None:
+        """Send one chunk and take its answer in."""
+        items = self._of(keys)
+        chunk, share = self._chunk(items), sum(map(self._share, items))
+        answer, fingerprint = await self.client.embed(chunk, share)
+        for index, key in enumerate(keys):
+            if index not in answer.failures:
+                self.client.cache.put(key, answer.rows[index], fingerprint)
+        self._put(keys, answer, fingerprint)
+        self._release(sum(map(self._cost, items)))
+
+    def _put(self, keys: Sequence[Key], answer: TowerRows, fingerprint: str) -> None:
+        """Put rows and failures in their places; a row has several where items are the same.
+
+        Raises:
+            EmbeddingError: an item failed, and the request does not allow that.
+        """
+        places = [self._places[key] for key in keys]
+        failures = {
+            self.indices[place]: error
+            for row, error in answer.failures.items()
+            for place in places[row]
+        }
+        if not self._partial:
+            raise_first(failures)
+        self.failures |= failures
+        flat = [place for of_row in places for place in of_row]
+        self.rows[flat] = np.repeat(answer.rows, [len(of_row) for of_row in places], axis=0)
+        self.fingerprints.add(fingerprint)
+        self.replicas |= {answer.replica} - {""}
+        self.queue_ms = max(self.queue_ms, answer.queue_ms)
+        self.device_ms = max(self.device_ms, answer.device_ms)
+
+
+class TextRequest(TowerRequest[TokenIds]):
+    """What a request asks of the text tower; its cost is tokens."""
+
+    def _cost(self, item: TokenIds) -> int:
+        return len(item)
+
+    def _share(self, item: TokenIds) -> float:
+        return len(item) / self._limits.max_tokens_per_chunk
+
+    def _chunk(self, items: Sequence[TokenIds]) -> TextChunk:
+        return TextChunk.of(items, self._terms)
+
+
+class ImageRequest(TowerRequest[bytes]):
+    """What a request asks of the vision tower; its cost is images."""
+
+    def _cost(self, _item: bytes) -> int:
+        return 1
+
+    def _share(self, item: bytes) -> float:
+        """Return the share by number or by bytes, whichever is more."""
+        limits = self._limits
+        return max(1 / limits.max_images_per_chunk, len(item) / limits.max_chunk_bytes)
+
+    def _chunk(self, items: Sequence[bytes]) -> ImageChunk:
+        return ImageChunk(tuple(items), self._terms)
+
+
+def raise_first(failures: Mapping[int, EmbeddingError]) -> None:
+    """Raise the failure of the first failed item, with its index."""
+    for index in sorted(failures):
+        error = failures[index]
+        raise type(error)(f"item {index}: {error}") from error
+
+
+async def together(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines at once; the first error cancels the others and is raised itself.
+
+    All of them have ended when this returns or raises, and so when the caller is cancelled.
+    """
+    if len(coroutines) == 1:  # most requests: no task to start
+        await coroutines[0]
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def cut(costs: Sequence[float], max_cost: float) -> Iterator[slice]:
+    """Yield runs of items whose costs add up to at most `max_cost`; a larger item goes alone."""
+    start, total = 0, 0.0
+    for index, cost in enumerate(costs):
+        if index > start and total + cost > max_cost * (1 + 1e-9):  # sums of shares are inexact
+            yield slice(start, index)
+            start, total = index, 0.0
+        total += cost
+    if start < len(costs):
+        yield slice(start, len(costs))
