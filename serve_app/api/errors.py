@@ -27,7 +27,7 @@ from deployments.errors import (
     UnknownModelError,
 )
 from deployments.model.errors import ImageError, InputError, OptionError, TextTooLongError
-from serve_app.api.shapes import Fault, FieldFault
+from serve_app.api.answers import Fault, FieldFault
 
 logger = logging.getLogger("ray.serve")
 

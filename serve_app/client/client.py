@@ -5,7 +5,7 @@
 
 `encode_text` and `encode_image` are those of the transformers snippet, `encode` is that of the
 sentence-transformers snippet. Two things differ on purpose: texts are embedded up to the model's
-own limit, not cut at 512 tokens, and a picture that cannot be had is an error, not a text.
+own limit, not cut at 512 tokens, and an image that cannot be had is an error, not a text.
 """
 
 import asyncio
@@ -112,11 +112,11 @@ class _Encoders:
         normalize_embeddings: bool = True,
         truncate_dim: int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Embed pictures: float32 [n, dimensions], or [dimensions] for one picture.
+        """Embed images: float32 [n, dimensions], or [dimensions] for one image.
 
         Args:
             images: PIL images, URLs, data URIs, names of local files, or encoded bytes.
-            batch_size: pictures in one request; the rest as for `encode_text`.
+            batch_size: images in one request; the rest as for `encode_text`.
             show_progress_bar: as for `encode_text`.
             convert_to_numpy: as for `encode_text`.
             convert_to_tensor: as for `encode_text`.
@@ -146,9 +146,9 @@ class _Encoders:
         truncate_dim: int | None = None,
         assume_text_inputs: bool = False,
     ) -> Any:  # noqa: ANN401
-        """Embed texts and pictures, mixed: float32 [n, dimensions], or [dimensions] for one item.
+        """Embed texts and images, mixed: float32 [n, dimensions], or [dimensions] for one item.
 
-        A string is a picture if it starts with `http` or `data:image/` or names a local file.
+        A string is an image if it starts with `http` or `data:image/` or names a local file.
 
         Args:
             sentences: strings, PIL images or encoded bytes.

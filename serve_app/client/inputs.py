@@ -30,7 +30,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one request; files are read and pictures encoded when it is sent."""
+    """Inputs of one request; files are read and images encoded when it is sent."""
 
     inputs: Sequence[Any]
     to_item: Callable[[Any], HandleItem]
@@ -108,11 +108,11 @@ def text_item(value: object) -> HandleItem:
 
 
 def image_item(value: Image) -> HandleItem:
-    """Return a picture as an item.
+    """Return an image as an item.
 
     Raises:
         FileNotFoundError: a string that is neither a URL nor the name of a local file.
-        TypeError: no picture.
+        TypeError: no image.
     """
     if isinstance(value, bytes):
         return {"image": value}
@@ -122,7 +122,7 @@ def image_item(value: Image) -> HandleItem:
         return {"image": value}
     if isinstance(value, (str, Path)):
         return {"image": Path(value).read_bytes()}
-    raise TypeError(f"a picture must not be {type(value).__name__}; see encode_image")
+    raise TypeError(f"an image must not be {type(value).__name__}; see encode_image")
 
 
 def text_or_image(value: Image) -> HandleItem:
@@ -140,7 +140,7 @@ def guessed_item(value: Image) -> HandleItem:
 
 
 def png(image: PillowImage.Image) -> bytes:
-    """Return a picture as PNG, which keeps every pixel."""
+    """Return an image as PNG, which keeps every pixel."""
     buffer = io.BytesIO()
     kept = image if image.mode in PNG_MODES else image.convert("RGB")
     kept.save(buffer, "PNG", compress_level=1)

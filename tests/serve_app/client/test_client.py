@@ -48,7 +48,7 @@ def test_the_transformers_snippet(service, client, model, bear):
 
 
 def test_the_sentence_transformers_snippet(service, model, bear):
-    """One encode for texts and pictures, mixed; without normalising, rows of length 1 are cut."""
+    """One encode for texts and images, mixed; without normalising, rows of length 1 are cut."""
     with Client(service.url, truncate_dim=64) as client:
         mixed = [SENTENCES[0], service.image_url("bear.png"), str(FOLDER / "bear.png"), "bear.png"]
         rows = client.encode(mixed, normalize_embeddings=True)
@@ -91,7 +91,7 @@ async def test_the_same_calls_can_be_awaited(service, model, bear):
 
 def test_a_refusal_is_an_exception_that_says_why(service, bear):
     """The server's message, code and request id are in it; by handle it is the error itself."""
-    images = [bear, b"no picture"]
+    images = [bear, b"no image"]
     with Client(service.url) as client, pytest.raises(AnswerError, match="item 1") as refused:
         client.encode_image(images)
     assert (refused.value.status, refused.value.code) == (400, "INPUT_IMAGE_INVALID")
@@ -109,12 +109,12 @@ def test_what_is_no_input_is_refused_before_it_is_sent(service):
             client.encode_text([1])  # type: ignore[list-item]
 
 
-def test_pictures_of_every_mode_are_sent_whole(service, model):
-    """Palette, alpha, grey, CMYK: what arrives embeds as Pillow's own picture does."""
+def test_images_of_every_mode_are_sent_whole(service, model):
+    """Palette, alpha, grey, CMYK: what arrives embeds as Pillow's own image does."""
     original = Image.open(FOLDER / "bear.png").convert("RGB")
-    pictures = [original.convert(mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "1")]
+    images = [original.convert(mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "1")]
     with Client(service.url) as client:
-        close(client.encode_image(pictures), model.encode_image(pictures))
+        close(client.encode_image(images), model.encode_image(images))
 
 
 def npy(rows) -> bytes:
