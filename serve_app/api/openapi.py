@@ -58,7 +58,7 @@ REQUEST_EXAMPLES: Schema = {
 }
 HEADERS = (
     ("X-Request-Id", {"type": "string"}, "Comes back in the answer and in errors."),
-    ("X-Priority", {"enum": ["interactive", "bulk"]}, "As the field `priority`."),
+    ("X-Priority", {"type": "string", "enum": ["interactive", "bulk"]}, "As the field `priority`."),
     ("X-Timeout-S", {"type": "number", "exclusiveMinimum": 0}, "As the field `timeout_s`."),
     (
         "X-Embedding-Fingerprint",
@@ -105,6 +105,7 @@ def document(served: Served) -> Schema:
             "version": version("jina-clip-serve"),
             "description": f"Texts and images to vectors of one space, {served.names[0]}.",
         },
+        "servers": [{"url": ".", "description": "where this document is"}],
         "paths": {
             "/v1/embeddings": {"post": _embeddings()},
             "/v1/models": {"get": _get("What is served, its limits", ModelList)},
@@ -170,6 +171,7 @@ def _embeddings() -> Schema:
     }
     body = {"schema": {"$ref": REF.format(model="EmbeddingRequest")}, "examples": REQUEST_EXAMPLES}
     return {
+        "tags": ["Embeddings"],
         "summary": "Embed texts and images",
         "operationId": "embed",
         "parameters": parameters,
@@ -183,7 +185,7 @@ def _get(summary: str, shape: type, not_yet: bool = False) -> Schema:
     responses = {"200": answer} | _faults(401, 500)
     if not_yet:
         responses["503"] = answer | {"description": "Not yet, or not any more"}
-    return {"summary": summary, "responses": responses}
+    return {"tags": ["Server"], "summary": summary, "responses": responses}
 
 
 def _faults(*statuses: int) -> Schema:

@@ -69,11 +69,12 @@ def tab() -> Iterator[Any]:
 
 
 def test_the_page_refers_to_its_own_server_only(url):
-    """Its files have their types; the policy allows no inline script and no other host."""
+    """Its files have their types; the policy allows nothing inline and no other host."""
     page = httpx.get(f"{url}docs")
     assert page.status_code == 200
     assert "script-src 'self';" in page.headers["content-security-policy"]
     assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
     assert "//" not in page.text.replace("</", "")
     for file in ("docs/start.js", "docs/files/swagger-ui-bundle.js", "docs/files/swagger-ui.css"):
         assert f'"{file}"' in page.text
