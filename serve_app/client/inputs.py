@@ -78,22 +78,18 @@ class Output:
         return rows[0] if job.is_single else rows
 
 
-def texts(values: str | Sequence[str], batch_size: int, options: Options) -> Job:
-    """Return the job of `encode_text`."""
-    return _job(values, isinstance(values, str), batch_size, options, text_item)
-
-
-def images(values: Image | Sequence[Image], batch_size: int, options: Options) -> Job:
-    """Return the job of `encode_image`."""
-    return _job(values, isinstance(values, Image), batch_size, options, image_item)
-
-
-def mixed(
-    values: Image | Sequence[Image], batch_size: int, options: Options, all_text: bool
+def batched(
+    values: Image | Sequence[Image],
+    batch_size: int,
+    options: Options,
+    to_item: Callable[[Any], HandleItem],
 ) -> Job:
-    """Return the job of `encode`."""
-    to_item = text_or_image if all_text else guessed_item
-    return _job(values, isinstance(values, Image), batch_size, options, to_item)
+    """Cut one input or a list of them into batches."""
+    is_single = isinstance(values, Image)
+    inputs: list[Any] = [values] if is_single else list(values)  # type: ignore[arg-type]
+    starts = range(0, len(inputs), batch_size)
+    batches = [Batch(inputs[start : start + batch_size], to_item, options) for start in starts]
+    return Job(batches, is_single)
 
 
 def text_item(value: object) -> HandleItem:
@@ -145,19 +141,6 @@ def png(image: PillowImage.Image) -> bytes:
     kept = image if image.mode in PNG_MODES else image.convert("RGB")
     kept.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _job(
-    values: Any,  # noqa: ANN401 - one input or a sequence of them
-    is_single: bool,
-    batch_size: int,
-    options: Options,
-    to_item: Callable[[Any], HandleItem],
-) -> Job:
-    inputs = [values] if is_single else list(values)
-    starts = range(0, len(inputs), batch_size)
-    batches = [Batch(inputs[start : start + batch_size], to_item, options) for start in starts]
-    return Job(batches, is_single)
 
 
 def _is_url(value: str) -> bool:
