@@ -1,9 +1,9 @@
 """The forms in which clients send a text or an image, and what each becomes."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypeAliasType, TypedDict
 
 from deployments.errors import RequestError
@@ -19,7 +19,7 @@ TOKEN_IDS = (
     "if they come from this model's own tokenizer"
 )
 
-# What the OpenAPI document says of an item; `read` below takes exactly these forms.
+# What the OpenAPI document says of an item; `read` below takes these forms.
 PlainString = Annotated[
     str, Field(description="A text; a string that starts with data:image/ is an image.")
 ]
@@ -27,76 +27,6 @@ ImageSource = Annotated[
     str,
     Field(description="An http(s) or s3 URL, a data URI, or base64 (URL-safe and unpadded too)."),
 ]
-
-
-class TextObject(TypedDict):
-    """A text."""
-
-    text: str
-
-
-class ImageObject(TypedDict):
-    """An image, as Jina's clients send it."""
-
-    image: ImageSource
-
-
-class UrlObject(TypedDict):
-    """An image, as LangChain and LlamaIndex send its address."""
-
-    url: ImageSource
-
-
-class BytesObject(TypedDict):
-    """An image, as LangChain and LlamaIndex send a file."""
-
-    bytes: ImageSource
-
-
-class Base64Object(TypedDict):
-    """An image in base64."""
-
-    image_base64: ImageSource
-
-
-class ImageUrlPart(TypedDict):
-    """An image, as a part of an OpenAI chat message."""
-
-    type: NotRequired[Literal["image_url"]]
-    image_url: ImageSource | UrlObject
-
-
-class InlineData(TypedDict):
-    """An image's base64."""
-
-    data: ImageSource
-
-
-class InlineDataPart(TypedDict):
-    """An image, as a part of a Gemini message."""
-
-    inlineData: InlineData
-
-
-class TypedPart(TypedDict):
-    """A text or an image, named by `type`."""
-
-    type: Modality
-    value: str
-
-
-InputItem = TypeAliasType(
-    "InputItem",
-    PlainString
-    | TextObject
-    | ImageObject
-    | UrlObject
-    | BytesObject
-    | Base64Object
-    | ImageUrlPart
-    | InlineDataPart
-    | TypedPart,
-)
 TokenIds = TypeAliasType(
     "TokenIds",
     Annotated[
@@ -107,9 +37,39 @@ TokenIds = TypeAliasType(
         ),
     ],
 )
+
+
+class ImageUrl(TypedDict):
+    """An image's address, as in a part of an OpenAI chat message."""
+
+    url: ImageSource
+
+
+class InlineData(TypedDict):
+    """An image, as in a part of a Gemini message."""
+
+    data: ImageSource
+
+
+@with_config(ConfigDict(json_schema_extra={"minProperties": 1}))
+class ItemObject(TypedDict, total=False):
+    """A text or an image under one of these keys; `value` goes with `type`."""
+
+    text: str
+    image: ImageSource
+    url: ImageSource
+    bytes: ImageSource
+    image_base64: ImageSource
+    image_url: ImageSource | ImageUrl
+    inlineData: InlineData
+    type: Literal["text", "image", "image_url"]
+    value: str
+
+
+OneItem = PlainString | ItemObject
 Input = (
-    InputItem
-    | Annotated[list[InputItem], Field(min_length=1)]
+    OneItem
+    | Annotated[list[OneItem], Field(min_length=1)]
     | TokenIds
     | Annotated[list[TokenIds], Field(min_length=1)]
 )

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from deployments.errors import RequestError
 from deployments.messages import ImageItem, TextItem, TokenItem
-from serve_app.api.items import InputItem, read
+from serve_app.api.items import OneItem, read
 from serve_app.api.request import parse as parse_body
 
 FORMS = [
@@ -46,13 +47,15 @@ def test_item_forms_of_the_clients_are_understood(parse, sent, item):
 
 
 def test_what_is_documented_of_an_item_is_what_is_read():
-    """The type that the OpenAPI document shows takes every form, and refuses what is refused."""
-    documented = TypeAdapter(InputItem)
+    """The schema in the OpenAPI document takes the forms, and not what is refused.
+
+    Two things are not in it: keys that hold null are tolerated, and other keys are ignored.
+    """
+    documented = Draft202012Validator(TypeAdapter(OneItem).json_schema())
     for sent, _ in FORMS:
-        documented.validate_python(sent)
+        assert documented.is_valid(sent) or None in sent.values(), sent
     for sent in NO_FORMS:
-        with pytest.raises(ValueError, match="validation error"):
-            documented.validate_python(sent)
+        assert not documented.is_valid(sent) or "pdf" in sent, sent
 
 
 def test_modality_image_makes_plain_strings_images(parse):
