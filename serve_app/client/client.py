@@ -108,9 +108,8 @@ class _Encoders:
         width = truncate_dim or self._truncate_dim
         options = Options(task, width, normalize_embeddings, truncation)
         output = Output(convert_to_numpy, convert_to_tensor, device)
-        return self._run(
-            batched(sentences, batch_size, options, text_item), show_progress_bar, output
-        )
+        job = batched(sentences, batch_size, options, text_item)
+        return self._run(job, show_progress_bar, output)
 
     def encode_image(
         self,
@@ -135,9 +134,8 @@ class _Encoders:
         width = truncate_dim or self._truncate_dim
         options = Options(None, width, normalize_embeddings)
         output = Output(convert_to_numpy, convert_to_tensor, device)
-        return self._run(
-            batched(images, batch_size, options, image_item), show_progress_bar, output
-        )
+        job = batched(images, batch_size, options, image_item)
+        return self._run(job, show_progress_bar, output)
 
     def encode(
         self,
@@ -171,9 +169,8 @@ class _Encoders:
         to_item = text_or_image if assume_text_inputs else guessed_item
         cut = None if normalize_embeddings else width
         output = Output(convert_to_numpy, convert_to_tensor, device, cut)
-        return self._run(
-            batched(sentences, batch_size, options, to_item), show_progress_bar, output
-        )
+        job = batched(sentences, batch_size, options, to_item)
+        return self._run(job, show_progress_bar, output)
 
     def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
         raise NotImplementedError
