@@ -29,9 +29,9 @@ from deployments.model.output import finish
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import DEMO
 from serve_app.api import arrow
-from serve_app.api import request as wire
 from serve_app.api.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
-from serve_app.api.values import Served
+from serve_app.api.request import parse
+from serve_app.api.served import Served
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 
 ROWS = (1, 32, 512)
@@ -56,9 +56,9 @@ def rendering(width: int) -> list[dict[str, object]]:
     for encoding, media in forms():
         for num_rows in ROWS:
             answer = Embeddings(rows[:num_rows], Usage(num_rows, 0))
-            form = Form((encoding,), "jina-clip-v2", 0)
-            body = render(answer, form, media)
-            milliseconds = median_ms(partial(render, answer, form, media))
+            form = Form((encoding,), "jina-clip-v2", 0, media)
+            body = render(answer, form)
+            milliseconds = median_ms(partial(render, answer, form))
             results.append(
                 {
                     "body": media.rpartition("/")[2],
@@ -78,7 +78,7 @@ def parsing(served: Served, tokenizer: TextTokenizer) -> list[dict[str, object]]
         body = request(num_rows)
         texts = json.loads(body)["input"]
         timed = {
-            "ms": median_ms(partial(wire.parse, body, served)),
+            "ms": median_ms(partial(parse, body, served)),
             "tokenise_ms": median_ms(partial(tokenizer.encode_each, texts)),
         }
         rounded = {name: round(value, 3) for name, value in timed.items()}

@@ -1,5 +1,6 @@
 """Arrow streams: the one place that imports pyarrow, which is optional."""
 
+import importlib.util
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,19 @@ MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 FACTS = b"jina-clip-serve"
 
 
+def require() -> None:
+    """Look for pyarrow.
+
+    Raises:
+        RequestError: this server has none.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise RequestError(
+            "this server cannot write Arrow: its operator has to install "
+            "'jina-clip-serve[arrow]'; accept application/x-npy or JSON"
+        )
+
+
 def stream(
     matrix: NDArray[Any],
     scales: NDArray[np.float32] | None,
@@ -23,17 +37,9 @@ def stream(
 
     Columns: `index` int32, `embedding` as a list of fixed size, `int8_scale` where there are
     scales, `error` as text. The row of an item in `errors` is null. `facts` go into the schema.
-
-    Raises:
-        RequestError: this server has no pyarrow.
     """
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise RequestError(
-            "this server cannot write Arrow: its operator has to install "
-            "'jina-clip-serve[arrow]'; accept application/x-npy or JSON"
-        ) from None
+    import pyarrow as pa
+
     num_rows, width = matrix.shape
     failed = np.isin(np.arange(num_rows), list(errors))
     columns = {

@@ -10,24 +10,9 @@ from math import ceil
 
 from starlette.requests import ClientDisconnect
 
-from deployments.errors import (
-    BodyTooLargeError,
-    DeadlineError,
-    FingerprintError,
-    ImageSourceError,
-    KeyFormatError,
-    MissingKeyError,
-    OverloadedError,
-    RateLimitError,
-    RequestError,
-    RequestTooLargeError,
-    ServiceError,
-    TowerUnavailableError,
-    UnauthorizedError,
-    UnknownModelError,
-)
+from deployments import errors
 from deployments.model.errors import ImageError, InputError, OptionError, TextTooLongError
-from serve_app.api.shapes import Fault, FieldFault
+from serve_app.api.answers import Fault, FieldFault
 
 logger = logging.getLogger("ray.serve")
 
@@ -78,23 +63,23 @@ class Answer:
 # The first entry along the exception's class hierarchy wins.
 TABLE: dict[type[BaseException], Answer] = {
     TextTooLongError: Answer(400, "INPUT_TOKEN_LIMIT_EXCEEDED"),
-    ImageSourceError: Answer(400, "INPUT_IMAGE_UNAVAILABLE"),
+    errors.ImageSourceError: Answer(400, "INPUT_IMAGE_UNAVAILABLE"),
     ImageError: Answer(400, "INPUT_IMAGE_INVALID"),
     OptionError: Answer(422, "INPUT_OPTION_INVALID"),
-    UnknownModelError: Answer(400, "INPUT_MODEL_NOT_FOUND"),
-    BodyTooLargeError: Answer(413, "INPUT_BODY_TOO_LARGE"),
-    RequestTooLargeError: Answer(413, "INPUT_REQUEST_TOO_LARGE"),
-    FingerprintError: Answer(409, "CONFLICT_FINGERPRINT"),
-    MissingKeyError: Answer(401, "AUTH_MISSING_API_KEY", AUTHENTICATION),
-    KeyFormatError: Answer(401, "AUTH_INVALID_FORMAT", AUTHENTICATION),
-    UnauthorizedError: Answer(401, "AUTH_INVALID_API_KEY", AUTHENTICATION),
-    RequestError: Answer(400, "INPUT_INVALID"),
+    errors.UnknownModelError: Answer(400, "INPUT_MODEL_NOT_FOUND"),
+    errors.BodyTooLargeError: Answer(413, "INPUT_BODY_TOO_LARGE"),
+    errors.RequestTooLargeError: Answer(413, "INPUT_REQUEST_TOO_LARGE"),
+    errors.FingerprintError: Answer(409, "CONFLICT_FINGERPRINT"),
+    errors.MissingKeyError: Answer(401, "AUTH_MISSING_API_KEY", AUTHENTICATION),
+    errors.KeyFormatError: Answer(401, "AUTH_INVALID_FORMAT", AUTHENTICATION),
+    errors.UnauthorizedError: Answer(401, "AUTH_INVALID_API_KEY", AUTHENTICATION),
+    errors.RequestError: Answer(400, "INPUT_INVALID"),
     InputError: Answer(400, "INPUT_INVALID"),
-    RateLimitError: Answer(429, "RATE_REQUEST_LIMIT_EXCEEDED", RATE_LIMIT),
-    OverloadedError: Answer(429, "RATE_CONCURRENCY_LIMIT_EXCEEDED", RATE_LIMIT),
-    DeadlineError: Answer(504, "SERVICE_TIMEOUT", SERVER),
-    TowerUnavailableError: Answer(503, "SERVICE_UNAVAILABLE", SERVER),
-    ServiceError: Answer(500, "INTERNAL_ERROR", SERVER),
+    errors.RateLimitError: Answer(429, "RATE_REQUEST_LIMIT_EXCEEDED", RATE_LIMIT),
+    errors.OverloadedError: Answer(429, "RATE_CONCURRENCY_LIMIT_EXCEEDED", RATE_LIMIT),
+    errors.DeadlineError: Answer(504, "SERVICE_TIMEOUT", SERVER),
+    errors.TowerUnavailableError: Answer(503, "SERVICE_UNAVAILABLE", SERVER),
+    errors.ServiceError: Answer(500, "INTERNAL_ERROR", SERVER),
     ClientDisconnect: Answer(400, "REQUEST_ABORTED"),
 }
 INTERNAL = Answer(500, "INTERNAL_ERROR", SERVER)
@@ -142,13 +127,13 @@ def fault_of(error: BaseException, request_id: str) -> tuple[int, Fault]:
 
 def headers_of(error: BaseException) -> dict[str, str]:
     """Return the headers that go with an error: how to authenticate, when to come back."""
-    if isinstance(error, UnauthorizedError):
+    if isinstance(error, errors.UnauthorizedError):
         return {"www-authenticate": "Bearer"}
-    if isinstance(error, OverloadedError):
+    if isinstance(error, errors.OverloadedError):
         return {
             "retry-after": str(ceil(error.retry_after_s)),
             "retry-after-ms": str(ceil(1000 * error.retry_after_s)),
         }
-    if isinstance(error, TowerUnavailableError):
+    if isinstance(error, errors.TowerUnavailableError):
         return {"retry-after": "1"}
     return {}

@@ -1,7 +1,6 @@
 """The HTTP routes: parse, call the Router, render. Runs inside the Router's replicas."""
 
 from collections.abc import Awaitable, Callable
-from functools import wraps
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -10,24 +9,19 @@ from ray import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from deployments.messages import Lane
-from serve_app.api import fields, openapi, rendering
-from serve_app.api import request as wire
-from serve_app.api.docs import page
+from serve_app.api import docs, openapi, rendering
 from serve_app.api.exchange import Clock, call, json_response, on_error, read_body
 from serve_app.api.keys import ApiKey, KeyRing
-from serve_app.api.request import EmbeddingRequest
-from serve_app.api.values import Served
+from serve_app.api.request import parse
+from serve_app.api.served import Served, models_of
 from serve_app.playground import routes as playground
 
 if TYPE_CHECKING:
     from deployments.router import Router
 
-PRIORITY = "x-priority"
-TIMEOUT_S = "x-timeout-s"
 FINGERPRINT = "x-embedding-fingerprint"
 USAGE = "x-embedding-usage"
 REPLICAS = "x-embedding-replicas"
@@ -36,20 +30,39 @@ SERVER_TIMING = "server-timing"
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
 
 
-def http_app(with_playground: bool = True) -> Starlette:
+def own_router() -> "Router":
+    """Return the Router in whose replica this code runs."""
+    return serve.get_replica_context().servable_object  # type: ignore[return-value]
+
+
+def http_app(
+    with_playground: bool = True, router_of: Callable[[], "Router"] = own_router
+) -> Starlette:
     """Build the routes, with or without the page at `/`."""
+
+    def route(path: str, endpoint: Endpoint, method: str = "GET") -> Route:
+        """Give an endpoint the Router it runs in, and turn its errors into answers."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await endpoint(request, router_of())
+            except Exception as error:  # noqa: BLE001 - the one place where errors become answers
+                return await on_error(request, error)
+
+        return Route(path, answer, methods=[method])
+
     return Starlette(
         routes=[
             *(playground.routes() if with_playground else ()),
-            Route("/v1/embeddings", _route(embeddings), methods=["POST"]),
-            Route("/v1/models", _route(models), methods=["GET"]),
-            Route("/health", _route(health), methods=["GET"]),
-            Route("/ready", _route(ready), methods=["GET"]),
+            route("/v1/embeddings", embeddings, "POST"),
+            route("/v1/models", models),
+            route("/health", health),
+            route("/ready", ready),
             # What SageMaker asks of a container.
-            Route("/ping", _route(ready), methods=["GET"]),
-            Route("/invocations", _route(embeddings), methods=["POST"]),
-            Route("/openapi.json", _route(document), methods=["GET"]),
-            Route("/docs", _route(docs), methods=["GET"]),
+            route("/ping", ready),
+            route("/invocations", embeddings, "POST"),
+            route("/openapi.json", document),
+            *docs.routes(),
         ],
         exception_handlers={HTTPException: on_error, Exception: on_error},
     )
@@ -67,7 +80,13 @@ async def _embeddings(request: Request, router: "Router") -> Response:
         key = _key(request, router)
         body = await read_body(request, router.config.router.max_body_bytes)
         with clock.part("parse"):
-            asked = await call(len(body), wire.parse, body, served)
+            asked = await call(len(body), parse, body, served, request.headers)
+        form = rendering.Form(
+            asked.encodings,
+            served.names[0],
+            served.image_price_tokens,
+            rendering.negotiate(request.headers.get("accept", "")),
+        )
     with _keys(request, router).admit(key, len(asked.items)):
         answer = await router.embed(
             asked.items,
@@ -75,17 +94,14 @@ async def _embeddings(request: Request, router: "Router") -> Response:
             asked.dimensions,
             asked.normalized,
             asked.truncate,
-            _lane(request, served, asked, key),
-            asked.timeout_s or _header(request, fields.TIMEOUT_S, TIMEOUT_S, served),
+            # A key may keep its caller out of the interactive lane.
+            "bulk" if "bulk" in (key.lane, asked.lane) else "interactive",
+            asked.timeout_s,
             asked.partial,
             request.headers.get(FINGERPRINT),
         )
-    media_type = rendering.negotiate(request.headers.get("accept", ""))
-    names = served.names[0], served.image_price_tokens
-    form = rendering.Form(asked.encodings, *names)
     with clock.part("render"):
-        size = answer.embeddings.nbytes
-        content = await call(size, rendering.render, answer, form, media_type)
+        content = await call(answer.embeddings.nbytes, rendering.render, answer, form)
     router.metrics.stages(clock.parts_ms)
     headers = {
         FINGERPRINT: answer.fingerprint,
@@ -93,13 +109,13 @@ async def _embeddings(request: Request, router: "Router") -> Response:
         REPLICAS: ", ".join(answer.replicas),
         USAGE: orjson.dumps(rendering.usage(answer, form)).decode(),
     }
-    return Response(content, headers=headers, media_type=media_type)
+    return Response(content, headers=headers, media_type=form.media_type)
 
 
 async def models(request: Request, router: "Router") -> Response:
     """Answer `GET /v1/models`."""
     _key(request, router)
-    return json_response(wire.models(_served(router), await router.fingerprints()))
+    return json_response(models_of(_served(router), await router.fingerprints()))
 
 
 async def health(_request: Request, _router: "Router") -> Response:
@@ -117,25 +133,6 @@ async def ready(_request: Request, router: "Router") -> Response:
 async def document(_request: Request, router: "Router") -> Response:
     """Answer `GET /openapi.json`."""
     return json_response(openapi.document(_served(router)))
-
-
-async def docs(_request: Request, router: "Router") -> Response:
-    """Answer `GET /docs`: the same document for people."""
-    return HTMLResponse(page(openapi.document(_served(router))))
-
-
-def _route(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
-    """Give an endpoint the Router it runs in, and turn its errors into answers."""
-
-    @wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            router: Router = serve.get_replica_context().servable_object  # type: ignore[assignment]
-            return await endpoint(request, router)
-        except Exception as error:  # noqa: BLE001 - the one place where errors become answers
-            return await on_error(request, error)
-
-    return answer
 
 
 def _served(router: "Router") -> Served:
@@ -158,17 +155,3 @@ def _key(request: Request, router: "Router") -> ApiKey:
         UnauthorizedError: none or an unknown one, where keys are on.
     """
     return _keys(request, router).find(request.headers.get("authorization", ""))
-
-
-def _lane(request: Request, served: Served, asked: EmbeddingRequest, key: ApiKey) -> Lane:
-    """Return the lane that the request asks for, at most its key's."""
-    wanted = asked.lane or _header(request, fields.LANE, PRIORITY, served)
-    return "bulk" if "bulk" in (key.lane, wanted) else "interactive"
-
-
-def _header(
-    request: Request, field: fields.Field[fields.T | None], name: str, served: Served
-) -> fields.T | None:
-    """Read a header as the field that means the same."""
-    value = request.headers.get(name)
-    return None if value is None else field.read_value(name, value, served)

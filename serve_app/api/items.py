@@ -1,7 +1,10 @@
-"""The forms in which clients send a text or a picture, and what each becomes."""
+"""The forms in which clients send a text or an image, and what each becomes."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypeAliasType, TypedDict
 
 from deployments.errors import RequestError
 from deployments.messages import ImageItem, Item, TextItem, TokenItem
@@ -9,92 +12,110 @@ from deployments.messages import ImageItem, Item, TextItem, TokenItem
 Modality = Literal["text", "image"]
 
 IMAGE_KEYS = ("image", "url", "bytes", "image_url", "image_base64", "inlineData", "inline_data")
-PART_KEYS = ("url", "data")  # of a picture that is an object itself: {"url": ...}, {"data": ...}
+PART_KEYS = ("url", "data")  # of an image that is an object itself: {"url": ...}, {"data": ...}
 TOKEN_IDS = (
     "looks like token ids, which a client may have made with another model's vocabulary; send "
     "text (langchain-openai: check_embedding_ctx_length=False), or set input_type to 'token_ids' "
     "if they come from this model's own tokenizer"
 )
 
-# The OpenAPI schema of an item; `read` below takes exactly these forms.
-IMAGE = {
-    "type": "string",
-    "description": "An http(s) or s3 URL, a data URI, or base64 (URL-safe and unpadded too).",
-}
-SCHEMAS: list[dict[str, Any]] = [
-    {
-        "type": "string",
-        "description": "A text; a string that starts with data:image/ is a picture.",
-    },
-    {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
-    *(
-        {"type": "object", "required": [key], "properties": {key: IMAGE}}
-        for key in ("image", "url", "bytes", "image_base64")
-    ),
-    {
-        "type": "object",
-        "required": ["image_url"],
-        "properties": {
-            "type": {"const": "image_url"},
-            "image_url": {
-                "anyOf": [
-                    IMAGE,
-                    {"type": "object", "required": ["url"], "properties": {"url": IMAGE}},
-                ]
-            },
-        },
-    },
-    {
-        "type": "object",
-        "required": ["type", "value"],
-        "properties": {"type": {"enum": ["text", "image"]}, "value": {"type": "string"}},
-    },
+# What the OpenAPI document says of an item; `read` below takes these forms.
+PlainString = Annotated[
+    str, Field(description="A text; a string that starts with data:image/ is an image.")
 ]
-TOKENS_SCHEMA = {
-    "type": "array",
-    "items": {"type": "integer", "minimum": 0},
-    "description": "Token ids of this model's tokenizer.json; only with input_type 'token_ids'.",
-}
+ImageSource = Annotated[
+    str,
+    Field(description="An http(s) or s3 URL, a data URI, or base64 (URL-safe and unpadded too)."),
+]
+TokenIds = TypeAliasType(
+    "TokenIds",
+    Annotated[
+        list[Annotated[int, Field(ge=0)]],
+        Field(
+            description="Token ids of this model's tokenizer.json; only with input_type "
+            "'token_ids'."
+        ),
+    ],
+)
 
 
-def read(value: object, modality: Modality, token_ids: bool) -> list[Item]:
-    """Turn the field `input` into items.
+class ImageUrl(TypedDict):
+    """An image's address, as in a part of an OpenAI chat message."""
+
+    url: ImageSource
+
+
+class InlineData(TypedDict):
+    """An image, as in a part of a Gemini message."""
+
+    data: ImageSource
+
+
+@with_config(ConfigDict(json_schema_extra={"minProperties": 1}))
+class ItemObject(TypedDict, total=False):
+    """A text or an image under one of these keys; `value` goes with `type`."""
+
+    text: str
+    image: ImageSource
+    url: ImageSource
+    bytes: ImageSource
+    image_base64: ImageSource
+    image_url: ImageSource | ImageUrl
+    inlineData: InlineData
+    type: Literal["text", "image", "image_url"]
+    value: str
+
+
+OneItem = PlainString | ItemObject
+Input = (
+    OneItem
+    | Annotated[list[OneItem], Field(min_length=1)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1)]
+)
+
+
+def split(value: object, token_ids: bool) -> list[object]:
+    """Return the single items of the field `input`, which may be one item or a list of them."""
+    is_one = not isinstance(value, list) or (token_ids and _is_ids(value))
+    return [value] if is_one else value  # type: ignore[return-value]
+
+
+def read(index: int, value: object, modality: Modality, token_ids: bool) -> Item:
+    """Return what an item means.
 
     Args:
-        value: one item or a list of items.
+        index: its place in the request.
+        value: as it was sent.
         modality: what a plain string is.
-        token_ids: the caller says that whole numbers are token ids of this model.
+        token_ids: the caller says that lists of whole numbers are token ids of this model.
 
     Raises:
-        RequestError: an item of no known form; the message says which.
+        RequestError: no known form; the message names the item and says which it has.
     """
     if token_ids:
-        rows = value if isinstance(value, list) and not _is_ids(value) else [value]
-        return [_tokens(index, ids) for index, ids in enumerate(rows)]
-    values = value if isinstance(value, list) else [value]
-    return [_item(index, item, modality) for index, item in enumerate(values)]
-
-
-def _item(index: int, value: object, modality: Modality) -> Item:
+        return _tokens(index, value)
     if isinstance(value, str):
         is_image = modality == "image" or value.startswith("data:image/")
         return ImageItem(value) if is_image else TextItem(value)
     if isinstance(value, dict):
         return _object(index, value)
-    if _is_int(value) or (value and _is_ids(value)):
+    if type(value) is int or (value and _is_ids(value)):
         raise RequestError(f"item {index} {TOKEN_IDS}")
     raise _refusal(index, value)
 
 
 def _object(index: int, value: Mapping[str, object]) -> Item:
-    image = next((value[key] for key in IMAGE_KEYS if value.get(key) is not None), None)
     text = value.get("text")
+    if len(value) == 1 and isinstance(text, str):  # the usual object, in half the time
+        return TextItem(text)
+    image = next((value[key] for key in IMAGE_KEYS if value.get(key) is not None), None)
     if image is None and text is None:
         is_text = value.get("type") == "text"
         text, image = (value.get("value"), None) if is_text else (None, value.get("value"))
     if image is not None and text is not None:
         raise RequestError(
-            f"item {index} has a text and a picture; send two items, each has a vector of its own"
+            f"item {index} has a text and an image; send two items, each has a vector of its own"
         )
     if isinstance(text, str):
         return TextItem(text)
@@ -125,12 +146,9 @@ def _refusal(index: int, value: object) -> RequestError:
     )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_ids(value: object) -> bool:
-    return isinstance(value, list) and all(_is_int(x) for x in value)
+    """Return whether a JSON value is a list of whole numbers; true and false are none."""
+    return isinstance(value, list) and set(map(type, value)) <= {int}
 
 
 def type_of(value: object) -> str:

@@ -1,17 +1,18 @@
-"""The OpenAPI 3.1 document, made from the table of fields and the types of the answers."""
+"""The OpenAPI 3.1 document, made from the model of a request and the types of the answers."""
 
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import AliasChoices, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from serve_app.api import arrow
+from serve_app.api.answers import EmbeddingList, Fault, ModelList, State
 from serve_app.api.errors import INTERNAL, TABLE
-from serve_app.api.fields import FIELDS, INPUT
 from serve_app.api.rendering import JSON, NPY
-from serve_app.api.shapes import EmbeddingList, Fault, ModelList, State
-from serve_app.api.values import Served
+from serve_app.api.request import EmbeddingRequest
+from serve_app.api.served import Served
 
 Schema = dict[str, Any]
 
@@ -22,7 +23,7 @@ PIXEL = (
 )
 REQUEST_EXAMPLES: Schema = {
     "jina": {
-        "summary": "Jina: a text and a picture, cut to 64 dimensions",
+        "summary": "Jina: a text and an image, cut to 64 dimensions",
         "value": {
             "model": "jina-clip-v2",
             "dimensions": 64,
@@ -47,7 +48,7 @@ REQUEST_EXAMPLES: Schema = {
         },
     },
     "partial": {
-        "summary": "A broken picture among good items",
+        "summary": "A broken image among good items",
         "value": {
             "model": "jina-clip-v2",
             "errors": "partial",
@@ -57,7 +58,7 @@ REQUEST_EXAMPLES: Schema = {
 }
 HEADERS = (
     ("X-Request-Id", {"type": "string"}, "Comes back in the answer and in errors."),
-    ("X-Priority", {"enum": ["interactive", "bulk"]}, "As the field `priority`."),
+    ("X-Priority", {"type": "string", "enum": ["interactive", "bulk"]}, "As the field `priority`."),
     ("X-Timeout-S", {"type": "number", "exclusiveMinimum": 0}, "As the field `timeout_s`."),
     (
         "X-Embedding-Fingerprint",
@@ -84,18 +85,27 @@ STATUSES = {
 }
 
 
+class Untitled(GenerateJsonSchema):
+    """Leaves out the titles that only repeat the names of fields."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        """Return that no field gets one."""
+        return False
+
+
 @lru_cache(maxsize=1)
 def document(served: Served) -> Schema:
     """Return the OpenAPI document of a server."""
-    schemas = _schemas()
-    schemas["EmbeddingRequest"] = request_schema(served)
+    request = request_schema(served)
+    schemas = _schemas() | request.pop("$defs") | {"EmbeddingRequest": request}
     document: Schema = {
         "openapi": "3.1.0",
         "info": {
             "title": "jina-clip-serve",
             "version": version("jina-clip-serve"),
-            "description": f"Texts and pictures to vectors of one space, {served.names[0]}.",
+            "description": f"Texts and images to vectors of one space, {served.names[0]}.",
         },
+        "servers": [{"url": ".", "description": "where this document is"}],
         "paths": {
             "/v1/embeddings": {"post": _embeddings()},
             "/v1/models": {"get": _get("What is served, its limits", ModelList)},
@@ -112,19 +122,34 @@ def document(served: Served) -> Schema:
 
 def request_schema(served: Served) -> Schema:
     """Return the schema of a request; the first name of each field, aliases in its description."""
-    properties: Schema = {}
-    for field in FIELDS:
-        name, *aliases = field.names
-        also = f" Also as {', '.join(f'`{alias}`' for alias in aliases)}." if aliases else ""
-        schema = {"anyOf": [dict(field.schema), {"type": "null"}]}
-        if field is INPUT:
-            schema = dict(field.schema)
-        properties[name] = schema | {"description": field.description + also}
-        if field.default is not None:
-            properties[name]["default"] = _plain(field.default)
-    properties["dimensions"]["anyOf"][0]["maximum"] = served.architecture.width
-    properties["model"]["examples"] = list(served.names)
-    return {"type": "object", "required": [INPUT.names[0]], "properties": properties}
+    schema = EmbeddingRequest.model_json_schema(ref_template=REF, schema_generator=Untitled)
+    for field, aliases in names().items():
+        name, *others = aliases
+        about = schema["properties"][name]
+        if about.get("default", ...) is None:
+            del about["default"]
+        if others:
+            about["description"] += f" Also as {', '.join(f'`{other}`' for other in others)}."
+        if field != "items" and {"type": "null"} not in about.get("anyOf", []):
+            kept = {key: about.pop(key) for key in ("description", "default") if key in about}
+            schema["properties"][name] = {"anyOf": [about, {"type": "null"}], **kept}
+    schema["properties"]["dimensions"]["anyOf"][0] |= {
+        "minimum": 1,
+        "maximum": served.architecture.width,
+    }
+    schema["properties"]["model"]["examples"] = list(served.names)
+    schema["properties"] = {"input": schema["properties"]["input"], **schema["properties"]}
+    return schema
+
+
+def names() -> dict[str, list[str]]:
+    """Return the names under which each field of a request is sent; the first is documented."""
+    found = {}
+    for field, info in EmbeddingRequest.model_fields.items():
+        alias = info.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or field]
+        found[field] = [str(choice) for choice in choices]
+    return found
 
 
 def codes(status: int) -> list[str]:
@@ -146,7 +171,8 @@ def _embeddings() -> Schema:
     }
     body = {"schema": {"$ref": REF.format(model="EmbeddingRequest")}, "examples": REQUEST_EXAMPLES}
     return {
-        "summary": "Embed texts and pictures",
+        "tags": ["Embeddings"],
+        "summary": "Embed texts and images",
         "operationId": "embed",
         "parameters": parameters,
         "requestBody": {"required": True, "content": {JSON: body}},
@@ -159,7 +185,7 @@ def _get(summary: str, shape: type, not_yet: bool = False) -> Schema:
     responses = {"200": answer} | _faults(401, 500)
     if not_yet:
         responses["503"] = answer | {"description": "Not yet, or not any more"}
-    return {"summary": summary, "responses": responses}
+    return {"tags": ["Server"], "summary": summary, "responses": responses}
 
 
 def _faults(*statuses: int) -> Schema:
@@ -180,12 +206,9 @@ def _schemas() -> Schema:
     """Return the schemas of all answers, each under its type's name."""
     schemas: Schema = {}
     for shape in (EmbeddingList, Fault, ModelList, State):
-        schema = TypeAdapter(shape).json_schema(ref_template=REF, mode="serialization")
+        schema = TypeAdapter(shape).json_schema(
+            ref_template=REF, schema_generator=Untitled, mode="serialization"
+        )
         schemas |= schema.pop("$defs", {})
         schemas[shape.__name__] = schema
     return schemas
-
-
-def _plain(default: object) -> object:
-    """Return a field's default as it is sent."""
-    return default[0] if isinstance(default, tuple) else default

@@ -14,8 +14,8 @@ from deployments.errors import RequestError
 from deployments.messages import Embeddings
 from deployments.model.output import Rows, to_binary, to_int8, to_ubinary
 from serve_app.api import arrow
+from serve_app.api.answers import ItemFault, Row, UsageCount
 from serve_app.api.errors import answer_to
-from serve_app.api.shapes import ItemFault, Row, UsageCount
 
 Encoding = Literal["float", "base64", "binary", "ubinary", "int8"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
@@ -30,11 +30,22 @@ NUMBERS_AT_ONCE = 64 * 1024
 
 @dataclass(frozen=True)
 class Form:
-    """How an answer is to be written."""
+    """How an answer is to be written.
+
+    Raises:
+        RequestError: what is asked for cannot be written in this body type.
+    """
 
     encodings: tuple[Encoding, ...]
     model_name: str
     image_price_tokens: int
+    media_type: str = JSON
+
+    def __post_init__(self) -> None:
+        if self.media_type != JSON and len(self.encodings) > 1:
+            raise RequestError("this body type holds one matrix; ask for one embedding_type")
+        if self.media_type == arrow.MEDIA_TYPE:
+            arrow.require()
 
 
 def negotiate(accept: str) -> str:
@@ -48,13 +59,13 @@ def negotiate(accept: str) -> str:
     return best
 
 
-def render(answer: Embeddings, form: Form, media_type: str = JSON) -> bytes:
+def render(answer: Embeddings, form: Form) -> bytes:
     """Return the body of an answer, rows in request order.
 
     Raises:
-        RequestError: what is asked for cannot be written in this body type.
+        RequestError: the body type has no place for items that failed.
     """
-    return BODIES[media_type](answer, form)
+    return BODIES[form.media_type](answer, form)
 
 
 def usage(answer: Embeddings, form: Form) -> UsageCount:
@@ -90,7 +101,7 @@ def render_json(answer: Embeddings, form: Form) -> bytes:
 
 def render_npy(answer: Embeddings, form: Form) -> bytes:
     """Return the matrix in NumPy's .npy format: float32, or the integers of the encoding."""
-    encoding = _single(form)
+    (encoding,) = form.encodings
     if answer.failures:
         raise RequestError(
             "an .npy body has no place for the failures that errors 'partial' allows; accept JSON"
@@ -102,7 +113,7 @@ def render_npy(answer: Embeddings, form: Form) -> bytes:
 
 def render_arrow(answer: Embeddings, form: Form) -> bytes:
     """Return an Arrow stream: `index`, `embedding` (null where the item failed), `error`."""
-    encoding = _single(form)
+    (encoding,) = form.encodings
     matrix = MATRICES[encoding](answer.embeddings)
     scales = to_int8(answer.embeddings)[1] if encoding == "int8" else None
     facts = {"model": form.model_name, "encoding": encoding, "usage": usage(answer, form)}
@@ -149,12 +160,6 @@ def _base64(rows: Rows) -> list[str]:
 
 def _little_endian(rows: Rows) -> Rows:
     return np.ascontiguousarray(rows, dtype=np.dtype("<f4"))
-
-
-def _single(form: Form) -> Encoding:
-    if len(form.encodings) > 1:
-        raise RequestError("this body type holds one matrix; ask for one embedding_type")
-    return form.encodings[0]
 
 
 def _number(text: str) -> float:

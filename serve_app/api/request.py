@@ -1,42 +1,198 @@
-"""Requests as they come over HTTP, in the product's own terms.
+"""The body of `POST /v1/embeddings`: one typed model, which the OpenAPI document is made from.
 
 Requests of the Jina and of the OpenAI embedding API are taken, with the aliases that clients send
-(`fields`) and their forms of texts and pictures (`items`); fields that are not known are ignored,
-as both do. Answers are written by `rendering`; their types are in `shapes`.
+and their forms of texts and images (`items`); fields that are not known are ignored, as both do.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, cast
 
 import orjson
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
-from deployments.errors import RequestError
+from deployments.errors import RequestError, UnknownModelError
 from deployments.messages import Item, Lane
 from deployments.model.architecture import QUERY_TASK
-from serve_app.api import fields, items, values
+from deployments.model.errors import InputError
+from serve_app.api import items as item_forms
 from serve_app.api.errors import FieldError
-from serve_app.api.rendering import ENCODINGS, PACKED, Encoding
-from serve_app.api.shapes import ModelList
-from serve_app.api.values import Served
+from serve_app.api.items import Modality, type_of
+from serve_app.api.rendering import PACKED, Encoding
+from serve_app.api.served import Served
+
+TOKEN_IDS = "token_ids"  # of `input_type`
+MAX_SHOWN_CHARACTERS = 64
+NOTHING: Mapping[str, str] = MappingProxyType({})
+CONTAINERS = frozenset((dict, list))
+
+# Headers that mean the same as a field, which goes before them.
+HEADERS = {"x-priority": "priority", "x-timeout-s": "timeout_s"}
+# What a value must be, by pydantic's type of the error; other errors bring their own words.
+MUST_BE = {
+    "bool_type": "it must be true or false",
+    "int_type": "it must be a whole number",
+    "literal_error": "choose {expected}",
+}
 
 
-@dataclass(frozen=True)
-class EmbeddingRequest:
-    """A request in the product's own terms."""
-
-    items: list[Item]
-    task: str | None
-    dimensions: int | None
-    normalized: bool
-    truncate: bool
-    encodings: tuple[Encoding, ...]
-    partial: bool
-    lane: Lane | None
-    timeout_s: float | None
+def _served(info: ValidationInfo) -> Served:
+    """Return what `parse` reads the request against."""
+    return cast(Served, info.context)
 
 
-def parse(body: bytes, served: Served) -> EmbeddingRequest:
-    """Read the body of `POST /v1/embeddings`.
+def _model(value: object, info: ValidationInfo) -> str:
+    names = _served(info).names
+    if value not in names:
+        raise UnknownModelError(f"model {shown(value)} is not served here; this is {names[0]!r}")
+    return names[0]
+
+
+def _late_chunking(value: object) -> bool:
+    if value is not False:
+        raise PydanticCustomError("enum", "this model does not have it; leave it out")
+    return False
+
+
+def _items(value: object, info: ValidationInfo) -> list[object]:
+    """Read the items; more than the Router takes stay as they are, it refuses their number."""
+    modality, token_ids = info.data.get("modality", "text"), info.data["input_type"] == TOKEN_IDS
+    values = item_forms.split(value, token_ids)
+    if len(values) > _served(info).config.router.max_items_per_request:
+        return values
+    return [item_forms.read(index, item, modality, token_ids) for index, item in enumerate(values)]
+
+
+def _dimensions(value: int, info: ValidationInfo) -> int:
+    width = _served(info).architecture.width
+    if value < 1:
+        raise PydanticCustomError(
+            "greater_than_equal", "it must be from 1 to {width}", {"width": width}
+        )
+    if value > width:
+        raise PydanticCustomError(
+            "less_than_equal",
+            "it must be from 1 to {width}, the width of this model",
+            {"width": width},
+        )
+    if value % 8 and not {*PACKED}.isdisjoint(info.data.get("encodings", ())):
+        raise PydanticCustomError(
+            "multiple_of",
+            "binary and ubinary put 8 dimensions into a byte, so it must be a multiple of 8",
+        )
+    return value
+
+
+def _seconds(value: object) -> float:
+    """Return positive seconds, from a number or a header's text."""
+    try:
+        is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        seconds = float(value) if is_number else 0.0  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise PydanticCustomError("greater_than", "it must be a positive number of seconds")
+    return seconds
+
+
+def _listed(value: object) -> object:
+    """Return the list of encodings; an empty one is no encoding."""
+    return value if isinstance(value, list) and value else [value]
+
+
+EncodingList = Annotated[list[Encoding], Field(min_length=1)]
+
+
+class EmbeddingRequest(BaseModel):
+    """Texts and images to embed, and how."""
+
+    # Fields are read in this order, and the first fault is the one that is told.
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    model: Annotated[str | None, PlainValidator(_model, json_schema_input_type=str)] = None
+    """The served model, by any of its names."""
+    late_chunking: Annotated[
+        bool, PlainValidator(_late_chunking, json_schema_input_type=Literal[False])
+    ] = False
+    """Not for this model."""
+    modality: Modality = "text"
+    """What plain strings are; with `image` a plain URL is an image."""
+    input_type: Annotated[object, WithJsonSchema({"type": "string"})] = None
+    """`token_ids`: the lists of whole numbers in `input` are token ids of this model's own
+    tokenizer.json. Other values are ignored."""
+    encodings: Annotated[
+        tuple[Encoding, ...],
+        BeforeValidator(_listed, json_schema_input_type=Encoding | EncodingList),
+        AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+        Field(
+            validation_alias=AliasChoices(
+                "embedding_type", "encoding_type", "encoding_format", "embedding_types"
+            )
+        ),
+    ] = ("float",)
+    """How vectors are written; several give an object keyed by name. base64: little-endian
+    float32. ubinary: signs, 8 to a byte, most significant bit first. binary: that minus 128.
+    int8: from -127 to 127, times `int8_scale` gives the vector."""
+    dimensions: Annotated[
+        StrictInt | None,
+        Field(
+            validation_alias=AliasChoices("dimensions", "output_dimensionality", "output_dimension")
+        ),
+        AfterValidator(_dimensions),
+    ] = None
+    """Width to cut the vectors to, before they are normalised."""
+    items: Annotated[
+        list[Item],
+        PlainValidator(_items, json_schema_input_type=item_forms.Input),
+        Field(validation_alias=AliasChoices("input", "content", "texts")),
+    ]
+    """One text or image, or a list of them in any order."""
+    task: Annotated[
+        Literal["retrieval.query", "retrieval.passage", ""] | None,
+        Field(validation_alias=AliasChoices("task", "task_type")),
+        # Some clients send a task with every document; documents have no prefix.
+        AfterValidator(lambda task: task if task == QUERY_TASK else None),
+    ] = None
+    """`retrieval.query` puts the query prefix before texts; documents need none."""
+    normalized: StrictBool = True
+    """Scale vectors to length 1."""
+    truncate: Annotated[
+        StrictBool, Field(validation_alias=AliasChoices("truncate", "truncation"))
+    ] = False
+    """Cut texts that are too long."""
+    errors: Literal["raise", "partial"] = "raise"
+    """With `partial`, items that fail are null and listed in `errors`; others are answered."""
+    lane: Annotated[Lane | None, Field(validation_alias="priority")] = None
+    """`bulk` work fills what interactive work leaves. The header X-Priority does the same."""
+    timeout_s: Annotated[
+        float | None,
+        PlainValidator(_seconds, json_schema_input_type=Annotated[float, Field(gt=0)]),
+    ] = None
+    """Seconds until the caller stops waiting. The header X-Timeout-S does the same."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether single items may fail."""
+        return self.errors == "partial"
+
+
+def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> EmbeddingRequest:
+    """Read the body of `POST /v1/embeddings`, and the headers that stand for fields of it.
 
     Raises:
         RequestError: not JSON, or not of the documented shape.
@@ -44,63 +200,41 @@ def parse(body: bytes, served: Served) -> EmbeddingRequest:
         UnknownModelError: a model that is not served here.
     """
     data = _object(body, served.config.router.max_json_depth)
-    fields.MODEL.read(data, served)
-    fields.LATE_CHUNKING.read(data, served)
-    modality = fields.MODALITY.read(data, served)
-    token_ids = fields.TOKEN_IDS.read(data, served)
-    value = values.required(fields.INPUT.read(data, served))
-    limit = served.config.router.max_items_per_request
-    if isinstance(value, list) and len(value) > limit and not token_ids:
-        raise RequestError(f"{len(value):,} items; the limit is {limit:,} in one request")
-    dimensions = fields.DIMENSIONS.read(data, served)
-    encodings = fields.ENCODING.read(data, served)
-    _check_bits(encodings, dimensions)
-    return EmbeddingRequest(
-        items=items.read(value, modality, token_ids),
-        task=fields.TASK.read(data, served),
-        dimensions=dimensions,
-        normalized=fields.NORMALIZED.read(data, served),
-        truncate=fields.TRUNCATE.read(data, served),
-        encodings=encodings,
-        partial=fields.ERRORS.read(data, served) == "partial",
-        lane=fields.LANE.read(data, served),
-        timeout_s=fields.TIMEOUT_S.read(data, served),
-    )
-
-
-def models(served: Served, fingerprints: dict[str, str]) -> ModelList:
-    """Return the answer to `GET /v1/models`."""
-    config, architecture = served.config, served.architecture
-    router, images = config.router, config.images
-    towers = {"text": config.text, "image": config.vision}
-    return {
-        "object": "list",
-        "data": [
-            {
-                "id": config.model.served_name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "jina-clip-serve",
-                "source": config.model.source,
-                "aliases": list(config.model.aliases),
-                "modalities": [name for name, tower in towers.items() if tower.enabled],
-                "tasks": [QUERY_TASK],
-                "dimensions": architecture.width,
-                "matryoshka_dimensions": list(architecture.matryoshka_dimensions),
-                "embedding_types": list(ENCODINGS),
-                "image_price_tokens": served.image_price_tokens,
-                "limits": {
-                    "max_items_per_request": router.max_items_per_request,
-                    "max_tokens_per_text": architecture.text.max_tokens,
-                    "max_body_bytes": router.max_body_bytes,
-                    "max_image_bytes": images.max_image_bytes,
-                    "max_image_pixels": images.max_pixels,
-                    "max_timeout_s": router.timeout_s,
-                },
-                "fingerprints": fingerprints,
-            }
-        ],
+    sent = {name: value for name, value in data.items() if value is not None}
+    from_headers = {
+        field: header
+        for header, field in HEADERS.items()
+        if field not in sent and header in headers
     }
+    sent |= {field: headers[header] for field, header in from_headers.items()}
+    try:
+        return EmbeddingRequest.model_validate(sent, context=served)
+    except ValidationError as error:
+        raise _refusal(error, from_headers) from None
+
+
+def shown(value: object) -> str:
+    """Show a value in an error message, shortened."""
+    if not isinstance(value, str):
+        return type_of(value)
+    cut = value[:MAX_SHOWN_CHARACTERS]
+    return repr(cut) if cut == value else f"{cut!r}..."
+
+
+def _refusal(error: ValidationError, from_headers: Mapping[str, str]) -> InputError:
+    """Return the first fault that was found, under the name that the client used."""
+    first = error.errors(include_url=False)[0]
+    kind, value, facts = first["type"], first["input"], first.get("ctx", {})
+    if isinstance(own := facts.get("error"), InputError):
+        return own
+    if kind == "missing":
+        return RequestError("the field 'input' is missing; send a list of texts and images")
+    name = str(first["loc"][0])
+    name = from_headers.get(name, name)
+    hint = MUST_BE.get(kind, first["msg"]).format(**facts)
+    short = value if isinstance(value, (bool, int, float)) else shown(value)
+    kind = "enum" if kind == "literal_error" else kind
+    return FieldError(f"{name} is {shown(value)}; {hint}", name, kind, short)
 
 
 def _object(body: bytes, max_depth: int) -> dict[str, object]:
@@ -114,25 +248,18 @@ def _object(body: bytes, max_depth: int) -> dict[str, object]:
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is not valid JSON: {error.msg}") from None
     if not isinstance(data, dict):
-        raise RequestError(f"the body must be a JSON object, not {items.type_of(data)}")
+        raise RequestError(f"the body must be a JSON object, not {type_of(data)}")
     level: list[Any] = [data]
     for _ in range(max_depth):
-        level = [x for one in level for x in _children(one) if isinstance(x, (dict, list))]
+        level = [nested for value in level for nested in _nested(value)]
         if not level:
             return data
     raise RequestError(f"the body is nested more than {max_depth} levels deep")
 
 
-def _children(value: dict[str, Any] | list[Any]) -> Any:  # noqa: ANN401 - JSON
-    return value.values() if isinstance(value, dict) else value
-
-
-def _check_bits(encodings: tuple[Encoding, ...], dimensions: int | None) -> None:
-    if dimensions is not None and dimensions % 8 and any(name in PACKED for name in encodings):
-        raise FieldError(
-            f"dimensions is {dimensions}; binary and ubinary put 8 dimensions into a byte, so it "
-            "must be a multiple of 8",
-            "dimensions",
-            "multiple_of",
-            dimensions,
-        )
+def _nested(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    """Return the objects and lists inside of one; long lists of anything else pass quickly."""
+    children = value.values() if isinstance(value, dict) else value
+    if CONTAINERS.isdisjoint(map(type, children)):
+        return ()
+    return [child for child in children if type(child) in CONTAINERS]

@@ -5,7 +5,7 @@
 
 `encode_text` and `encode_image` are those of the transformers snippet, `encode` is that of the
 sentence-transformers snippet. Two things differ on purpose: texts are embedded up to the model's
-own limit, not cut at 512 tokens, and a picture that cannot be had is an error, not a text.
+own limit, not cut at 512 tokens, and an image that cannot be had is an error, not a text.
 """
 
 import asyncio
@@ -18,11 +18,21 @@ import httpx
 
 from deployments.model.architecture import QUERY_TASK
 from deployments.model.output import Rows
-from serve_app.client import inputs as client_inputs
-from serve_app.client.inputs import Batch, Image, Job, Options, Output
+from serve_app.client.inputs import (
+    Batch,
+    Image,
+    Job,
+    Options,
+    Output,
+    batched,
+    guessed_item,
+    image_item,
+    text_item,
+    text_or_image,
+)
 from serve_app.client.progress import progress
-from serve_app.client.retries import Retries
-from serve_app.client.transport import HandleTransport, HttpTransport, Transport
+from serve_app.client.retries import retry
+from serve_app.client.transport import HandleTransport, HttpTransport
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -57,12 +67,12 @@ class _Encoders:
         """
         self._truncate_dim = truncate_dim
         self._concurrency = concurrency
-        retries = Retries(max_retries)
-        self._transport: Transport
+        again = retry(max_retries)
+        self._transport: HttpTransport | HandleTransport
         if isinstance(server, str):
-            self._transport = HttpTransport(server, api_key, model, timeout_s, retries, transport)
+            self._transport = HttpTransport(server, api_key, model, timeout_s, again, transport)
         else:
-            self._transport = HandleTransport(server, timeout_s, retries)
+            self._transport = HandleTransport(server, timeout_s, again)
 
     # Any: the reference's own return type depends on its arguments; see `_run`.
     def encode_text(
@@ -97,8 +107,8 @@ class _Encoders:
         """
         width = truncate_dim or self._truncate_dim
         options = Options(task, width, normalize_embeddings, truncation)
-        job = client_inputs.texts(sentences, batch_size, options)
         output = Output(convert_to_numpy, convert_to_tensor, device)
+        job = batched(sentences, batch_size, options, text_item)
         return self._run(job, show_progress_bar, output)
 
     def encode_image(
@@ -112,25 +122,19 @@ class _Encoders:
         normalize_embeddings: bool = True,
         truncate_dim: int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Embed pictures: float32 [n, dimensions], or [dimensions] for one picture.
+        """Embed images: float32 [n, dimensions], or [dimensions] for one image.
 
-        Args:
-            images: PIL images, URLs, data URIs, names of local files, or encoded bytes.
-            batch_size: pictures in one request; the rest as for `encode_text`.
-            show_progress_bar: as for `encode_text`.
-            convert_to_numpy: as for `encode_text`.
-            convert_to_tensor: as for `encode_text`.
-            device: as for `encode_text`.
-            normalize_embeddings: as for `encode_text`.
-            truncate_dim: as for `encode_text`.
+        The arguments but the first are those of `encode_text`. `images` are PIL images, URLs, data
+        URIs, names of local files, or encoded bytes.
 
         Raises:
             AnswerError: the server refused.
             FileNotFoundError: a name that is neither a URL nor a local file.
         """
         width = truncate_dim or self._truncate_dim
-        job = client_inputs.images(images, batch_size, Options(None, width, normalize_embeddings))
+        options = Options(None, width, normalize_embeddings)
         output = Output(convert_to_numpy, convert_to_tensor, device)
+        job = batched(images, batch_size, options, image_item)
         return self._run(job, show_progress_bar, output)
 
     def encode(
@@ -146,22 +150,13 @@ class _Encoders:
         truncate_dim: int | None = None,
         assume_text_inputs: bool = False,
     ) -> Any:  # noqa: ANN401
-        """Embed texts and pictures, mixed: float32 [n, dimensions], or [dimensions] for one item.
+        """Embed texts and images, mixed: float32 [n, dimensions], or [dimensions] for one item.
 
-        A string is a picture if it starts with `http` or `data:image/` or names a local file.
+        A string is an image if it starts with `http` or `data:image/` or names a local file.
 
-        Args:
-            sentences: strings, PIL images or encoded bytes.
-            prompt_name: `"retrieval.query"` for queries.
-            batch_size: items in one request.
-            show_progress_bar: as for `encode_text`.
-            convert_to_numpy: as for `encode_text`.
-            convert_to_tensor: as for `encode_text`.
-            device: as for `encode_text`.
-            normalize_embeddings: scale rows to length 1 after cutting them to `truncate_dim`;
-                without, they are cut from full rows of length 1, as sentence-transformers does.
-            truncate_dim: width of the rows.
-            assume_text_inputs: take every string as a text.
+        With `assume_text_inputs` every string is a text. The other arguments are those of
+        `encode_text`, with `prompt_name` for its `task`. Rows that are not normalised are cut from
+        full rows of length 1, as sentence-transformers does.
 
         Raises:
             AnswerError: the server refused.
@@ -171,9 +166,10 @@ class _Encoders:
             raise ValueError(f"prompt_name is {prompt_name!r}; the model has {QUERY_TASK!r} only")
         width = truncate_dim or self._truncate_dim
         options = Options(prompt_name, width if normalize_embeddings else None, True, True)
-        job = client_inputs.mixed(sentences, batch_size, options, assume_text_inputs)
+        to_item = text_or_image if assume_text_inputs else guessed_item
         cut = None if normalize_embeddings else width
         output = Output(convert_to_numpy, convert_to_tensor, device, cut)
+        job = batched(sentences, batch_size, options, to_item)
         return self._run(job, show_progress_bar, output)
 
     def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401

@@ -30,7 +30,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one request; files are read and pictures encoded when it is sent."""
+    """Inputs of one request; files are read and images encoded when it is sent."""
 
     inputs: Sequence[Any]
     to_item: Callable[[Any], HandleItem]
@@ -78,22 +78,18 @@ class Output:
         return rows[0] if job.is_single else rows
 
 
-def texts(values: str | Sequence[str], batch_size: int, options: Options) -> Job:
-    """Return the job of `encode_text`."""
-    return _job(values, isinstance(values, str), batch_size, options, text_item)
-
-
-def images(values: Image | Sequence[Image], batch_size: int, options: Options) -> Job:
-    """Return the job of `encode_image`."""
-    return _job(values, isinstance(values, Image), batch_size, options, image_item)
-
-
-def mixed(
-    values: Image | Sequence[Image], batch_size: int, options: Options, all_text: bool
+def batched(
+    values: Image | Sequence[Image],
+    batch_size: int,
+    options: Options,
+    to_item: Callable[[Any], HandleItem],
 ) -> Job:
-    """Return the job of `encode`."""
-    to_item = text_or_image if all_text else guessed_item
-    return _job(values, isinstance(values, Image), batch_size, options, to_item)
+    """Cut one input or a list of them into batches."""
+    is_single = isinstance(values, Image)
+    inputs: list[Any] = [values] if is_single else list(values)  # type: ignore[arg-type]
+    starts = range(0, len(inputs), batch_size)
+    batches = [Batch(inputs[start : start + batch_size], to_item, options) for start in starts]
+    return Job(batches, is_single)
 
 
 def text_item(value: object) -> HandleItem:
@@ -108,11 +104,11 @@ def text_item(value: object) -> HandleItem:
 
 
 def image_item(value: Image) -> HandleItem:
-    """Return a picture as an item.
+    """Return an image as an item.
 
     Raises:
         FileNotFoundError: a string that is neither a URL nor the name of a local file.
-        TypeError: no picture.
+        TypeError: no image.
     """
     if isinstance(value, bytes):
         return {"image": value}
@@ -122,7 +118,7 @@ def image_item(value: Image) -> HandleItem:
         return {"image": value}
     if isinstance(value, (str, Path)):
         return {"image": Path(value).read_bytes()}
-    raise TypeError(f"a picture must not be {type(value).__name__}; see encode_image")
+    raise TypeError(f"an image must not be {type(value).__name__}; see encode_image")
 
 
 def text_or_image(value: Image) -> HandleItem:
@@ -140,24 +136,11 @@ def guessed_item(value: Image) -> HandleItem:
 
 
 def png(image: PillowImage.Image) -> bytes:
-    """Return a picture as PNG, which keeps every pixel."""
+    """Return an image as PNG, which keeps every pixel."""
     buffer = io.BytesIO()
     kept = image if image.mode in PNG_MODES else image.convert("RGB")
     kept.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _job(
-    values: Any,  # noqa: ANN401 - one input or a sequence of them
-    is_single: bool,
-    batch_size: int,
-    options: Options,
-    to_item: Callable[[Any], HandleItem],
-) -> Job:
-    inputs = [values] if is_single else list(values)
-    starts = range(0, len(inputs), batch_size)
-    batches = [Batch(inputs[start : start + batch_size], to_item, options) for start in starts]
-    return Job(batches, is_single)
 
 
 def _is_url(value: str) -> bool:

@@ -1,19 +1,21 @@
-"""When the client tries again, and what it raises when it does not."""
+"""When the client tries again, on top of httpx-retries, and what it raises when it does not."""
 
+import asyncio
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from typing import Self
 
 import httpx
+from httpx_retries import Retry
 
 from deployments.errors import OverloadedError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError
 
 TRANSIENT = (429, 502, 503)
+LATER = (OverloadedError, TowerUnavailableError)  # the same of a handle
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
+SPREAD_S = 0.1
 
 
 class AnswerError(EmbeddingError):
@@ -45,42 +47,65 @@ class AnswerError(EmbeddingError):
         return f"{self.args[0]} ({self.status} {self.code}, request {self.request_id})"
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How often to try again, and when."""
+class SpreadRetry(Retry):
+    """Waits as long as the server asks, else ever longer; always a random bit more.
 
-    max_retries: int
+    httpx-retries does not read `retry-after-ms`, waits exactly as long as `Retry-After` says, and
+    cuts its own waits after it has spread them: callers refused together would come back together.
+    """
 
-    def wait_s(self, attempt: int, error: Exception) -> float:
-        """Return how long to wait before the next try: as the server asks, or ever longer.
-
-        Raises:
-            Exception: the error itself, if no further try can help or is left.
-        """
-        cause = getattr(error, "cause", None) or error  # Ray wraps a replica's errors
-        lost = isinstance(cause, (httpx.TransportError, TowerUnavailableError, OverloadedError))
-        if attempt >= self.max_retries or not (lost or _status(cause) in TRANSIENT):
-            raise error
-        asked_s: float | None = getattr(cause, "retry_after_s", None)
-        # Random, so that not all callers come back at once.
-        if asked_s is not None:
-            return asked_s + random.uniform(0, 0.1)
-        longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt)
+    def backoff_strategy(self) -> float:
+        """Return seconds up to twice as long as at the last try."""
+        longest_s = self.backoff_factor * 2.0 ** (self.attempts_made - 1)
+        longest_s = min(self.max_backoff_wait, longest_s)
         return random.uniform(longest_s / 2, longest_s)
 
+    def wait_s(self, failed: httpx.Response | Exception) -> float:
+        """Return how long to wait after an answer, or an error without one."""
+        if isinstance(failed, httpx.Response):
+            asked_s = self.asked_s(failed)
+        else:
+            cause = getattr(failed, "cause", None) or failed  # Ray wraps a replica's errors
+            asked_s = getattr(cause, "retry_after_s", None)
+        if asked_s is None:
+            return self.backoff_strategy()
+        return asked_s + random.uniform(0, SPREAD_S)
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait: retry-after-ms, else Retry-After."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after", "")
-        if value.strip().isdecimal():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    def asked_s(self, answer: httpx.Response) -> float | None:
+        """Return the seconds that an answer asks to wait: retry-after-ms, else Retry-After."""
+        try:
+            if "retry-after-ms" in answer.headers:
+                return max(0.0, float(answer.headers["retry-after-ms"]) / 1000)
+            return self.parse_retry_after(answer.headers.get("retry-after", ""))
+        except ValueError:
+            return None
+
+    def after(self, error: Exception) -> Self:
+        """Return what is left of the tries after one that failed.
+
+        Raises:
+            Exception: the error itself, if none is.
+        """
+        if self.is_exhausted():
+            raise error
+        return self.copy_with(attempts_made=self.attempts_made + 1)  # type: ignore[return-value]
+
+    def sleep(self, response: httpx.Response | Exception) -> None:
+        """Wait before the next try."""
+        time.sleep(self.wait_s(response))
+
+    async def asleep(self, response: httpx.Response | Exception) -> None:
+        """Wait before the next try."""
+        await asyncio.sleep(self.wait_s(response))
 
 
-def _status(error: BaseException) -> int | None:
-    return error.status if isinstance(error, AnswerError) else None
+def retry(max_retries: int) -> SpreadRetry:
+    """Return how the client tries again: where a further try may help, so many times at most."""
+    return SpreadRetry(
+        total=max_retries,
+        allowed_methods=["POST"],  # an embedding may be asked for twice
+        status_forcelist=TRANSIENT,
+        retry_on_exceptions=[httpx.TransportError, *LATER],
+        backoff_factor=FIRST_WAIT_S,
+        max_backoff_wait=LONGEST_WAIT_S,
+    )

@@ -2,43 +2,25 @@
 
 import asyncio
 import io
-import time
 from functools import cached_property
-from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 import orjson
 import pybase64
+from httpx_retries import aretry_request, retry_request
 
 from deployments.messages import Embeddings
-from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
 from serve_app.api.rendering import JSON, NPY
 from serve_app.client.inputs import Batch, HandleItem
-from serve_app.client.retries import AnswerError, Retries, retry_after_s
+from serve_app.client.retries import LATER, AnswerError, SpreadRetry
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 PATH = "/v1/embeddings"
-
-
-class Transport(Protocol):
-    """Sends batches and gives back their rows."""
-
-    def send(self, batch: Batch) -> Rows:
-        """Return float32 rows [n, dimensions] in the batch's order."""
-
-    async def send_async(self, batch: Batch) -> Rows:
-        """Do as `send`, on an event loop."""
-
-    def close(self) -> None:
-        """Close what `send` opened."""
-
-    async def aclose(self) -> None:
-        """Close what `send_async` opened."""
 
 
 class HttpTransport:
@@ -50,12 +32,12 @@ class HttpTransport:
         api_key: str | None,
         model: str | None,
         timeout_s: float,
-        retries: Retries,
+        retry: SpreadRetry,
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None,
     ) -> None:
         self._url = url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + PATH
         self._model = model
-        self._retries = retries
+        self._retry = retry
         headers = {"accept": f"{NPY}, {JSON};q=0.5", "content-type": JSON}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
@@ -68,22 +50,16 @@ class HttpTransport:
     def send(self, batch: Batch) -> Rows:
         """Return the rows of a batch."""
         body = self._body(batch)
-        for attempt in count():
-            try:
-                return read_rows(self._client.post(self._url, content=body))
-            except (AnswerError, httpx.TransportError) as error:
-                time.sleep(self._retries.wait_s(attempt, error))
-        raise AssertionError("unreachable: the last try returns or raises")
+        answer = retry_request(self._client, "POST", self._url, retry=self._retry, content=body)
+        return self._rows(answer)
 
     async def send_async(self, batch: Batch) -> Rows:
         """Return the rows of a batch; files are read and encoded off the event loop."""
         body = await asyncio.to_thread(self._body, batch)
-        for attempt in count():
-            try:
-                return read_rows(await self._async_client.post(self._url, content=body))
-            except (AnswerError, httpx.TransportError) as error:
-                await asyncio.sleep(self._retries.wait_s(attempt, error))
-        raise AssertionError("unreachable: the last try returns or raises")
+        answer = await aretry_request(
+            self._async_client, "POST", self._url, retry=self._retry, content=body
+        )
+        return self._rows(answer)
 
     def close(self) -> None:
         """Close the connections."""
@@ -113,38 +89,59 @@ class HttpTransport:
         }
         return orjson.dumps(body)
 
+    def _rows(self, answer: httpx.Response) -> Rows:
+        """Return the rows of an answer.
+
+        Raises:
+            AnswerError: the server refused, or something between answered in its place.
+        """
+        if answer.status_code == httpx.codes.OK:
+            rows: Rows = np.load(io.BytesIO(answer.content), allow_pickle=False)
+            return rows
+        try:
+            fault = answer.json()
+            message, code, request_id = (str(fault[x]) for x in ("detail", "code", "request_id"))
+        except (ValueError, KeyError, TypeError):
+            message, code, request_id = answer.text[:200], "", ""
+        asked_s = self._retry.asked_s(answer)
+        raise AnswerError(message, answer.status_code, code, request_id, asked_s)
+
 
 class HandleTransport:
     """Calls an application handle, `serve.get_app_handle("embeddings")`; no HTTP, no base64."""
 
-    def __init__(self, handle: "DeploymentHandle[Any]", timeout_s: float, retries: Retries) -> None:
+    def __init__(
+        self, handle: "DeploymentHandle[Any]", timeout_s: float, retry: SpreadRetry
+    ) -> None:
         self._handle = handle
         self._timeout_s = timeout_s
-        self._retries = retries
+        self._retry = retry
 
     def send(self, batch: Batch) -> Rows:
         """Return the rows of a batch."""
         arguments = self._arguments(batch)
-        for attempt in count():
+        retry = self._retry
+        while True:
             try:
                 response = self._handle.embed.remote(*arguments)
                 answer: Embeddings = response.result(timeout_s=self._timeout_s)
                 return answer.embeddings
-            except EmbeddingError as error:
-                time.sleep(self._retries.wait_s(attempt, error))
-        raise AssertionError("unreachable: the last try returns or raises")
+            except LATER as error:
+                retry = retry.after(error)
+                retry.sleep(error)
 
     async def send_async(self, batch: Batch) -> Rows:
         """Return the rows of a batch; files are read and encoded off the event loop."""
         arguments = await asyncio.to_thread(self._arguments, batch)
-        for attempt in count():
+        retry = self._retry
+        while True:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     answer: Embeddings = await self._handle.embed.remote(*arguments)
                 return answer.embeddings
-            except EmbeddingError as error:
-                await asyncio.sleep(self._retries.wait_s(attempt, error))
-        raise AssertionError("unreachable: the last try returns or raises")
+            except LATER as error:
+                retry = retry.after(error)
+                await retry.asleep(error)
 
     def close(self) -> None:
         """Leave the handle to its owner."""
@@ -161,24 +158,6 @@ class HandleTransport:
             options.normalized,
             options.truncate,
         )
-
-
-def read_rows(answer: httpx.Response) -> Rows:
-    """Return the rows of an answer.
-
-    Raises:
-        AnswerError: the server refused, or something between answered in its place.
-    """
-    if answer.status_code == httpx.codes.OK:
-        rows: Rows = np.load(io.BytesIO(answer.content), allow_pickle=False)
-        return rows
-    try:
-        fault = answer.json()
-        message, code, request_id = (str(fault[x]) for x in ("detail", "code", "request_id"))
-    except (ValueError, KeyError, TypeError):
-        message, code, request_id = answer.text[:200], "", ""
-    wait_s = retry_after_s(answer.headers)
-    raise AnswerError(message, answer.status_code, code, request_id, wait_s)
 
 
 def _json_item(item: HandleItem) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 from deployments.config import AppConfig, ImageConfig, RouterConfig, TextTowerConfig
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
-from serve_app.api.values import Served
+from serve_app.api.served import Served
 from serve_app.gallery import FOLDER
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 

@@ -28,8 +28,8 @@ def ask(service, body, **headers):
 
 def test_the_answer_names_the_replicas_that_computed_it(service, bear):
     """Those of the towers that a request used, one of each here; for a text known before none."""
-    picture = {"image": base64.b64encode(bear).decode()}
-    asked = (["a new text"], [picture], ["another new text", picture])
+    image = {"image": base64.b64encode(bear).decode()}
+    asked = (["a new text"], [image], ["another new text", image])
     answers = [service.post({"input": items}) for items in asked]
     text, vision, both = (answer.headers["x-embedding-replicas"] for answer in answers)
     assert re.fullmatch(r"text:\w+", text)
@@ -69,18 +69,18 @@ def test_a_width_is_normalised_in_every_encoding(service, model):
     assert len(row["int8"]) == 64
 
 
-def test_usage_prices_a_picture_as_the_tokens_of_its_tower(service, model, bear):
-    """By default a picture counts as its patches and the CLS token."""
+def test_usage_prices_an_image_as_the_tokens_of_its_tower(service, model, bear):
+    """By default an image counts as its patches and the CLS token."""
     price = model.architecture.vision.num_tokens
-    picture = {"image": base64.b64encode(bear).decode()}
-    usage = service.post({"input": ["red apple", picture, picture]}).json()["usage"]
+    image = {"image": base64.b64encode(bear).decode()}
+    usage = service.post({"input": ["red apple", image, image]}).json()["usage"]
     tokens = len(model.tokenizer.encode(["red apple"])[0])
     assert usage["image_tokens"] == 2 * price
     assert usage["total_tokens"] == usage["prompt_tokens"] == tokens + 2 * price
 
 
 def test_partial_answers_give_the_good_rows_and_name_the_bad_items(service, model, bear):
-    """Broken picture, refused address, endless text: null each, and their neighbours are right."""
+    """Broken image, refused address, endless text: null each, and their neighbours are right."""
     items = [
         "red apple",
         {"image": "bm90IGEgcGljdHVyZQ=="},
@@ -112,7 +112,7 @@ def test_partial_answers_give_the_good_rows_and_name_the_bad_items(service, mode
 
 def test_a_handle_gives_failures_as_errors(service):
     """By handle the failures are the typed errors themselves."""
-    items = ["a", {"image": b"no picture"}]
+    items = ["a", {"image": b"no image"}]
     answer = service.handle.embed.remote(items, partial=True).result()
     assert list(answer.failures) == [1]
     assert "not a readable image" in str(answer.failures[1])

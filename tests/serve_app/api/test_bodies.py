@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployments.model.errors import InputError
-from serve_app.api import fields
-from serve_app.api import request as wire
+from serve_app.api import openapi
 from serve_app.api.errors import INTERNAL, answer_to
+from serve_app.api.request import parse
 
-NAMES = [name for field in fields.FIELDS for name in field.names]
+NAMES = [name for names in openapi.names().values() for name in names]
 ITEM_KEYS = ["text", "image", "url", "bytes", "image_url", "image_base64", "type", "value", "pdf"]
 WORDS = st.sampled_from(
     [
@@ -61,7 +61,7 @@ def assert_no_fault(answer) -> None:
 def test_the_parser_refuses_any_json_by_errors_of_its_own(served, body):
     """Ten thousand bodies: a request, or an error with a 4xx and a short message."""
     try:
-        request = wire.parse(encoded(body), served)
+        request = parse(encoded(body), served)
     except InputError as error:
         how, message = answer_to(error)
         assert 400 <= how.status < 500
@@ -76,7 +76,7 @@ def test_the_parser_refuses_any_json_by_errors_of_its_own(served, body):
 def test_the_parser_refuses_any_bytes(served, body):
     """Bytes that are no JSON object are a RequestError."""
     try:
-        wire.parse(body, served)
+        parse(body, served)
     except InputError:
         return
     assert isinstance(json.loads(body), dict)

@@ -20,7 +20,7 @@ MODEL = "jina-clip-v2"
 
 @pytest.fixture(scope="module")
 def expected(bear) -> dict[str, np.ndarray]:
-    """The rows of two texts, of a query, and of a picture."""
+    """The rows of two texts, of a query, and of an image."""
     model = ClipModel.load()
     return {
         "texts": model.encode_text(TEXTS),
@@ -111,7 +111,7 @@ def test_langchain_js(service, expected):
 
 
 def test_haystack(service, expected, data_uri):
-    """Pictures as plain data URIs, five to a call, by position; texts need `model` and `usage`."""
+    """Images as plain data URIs, five to a call, by position; texts need `model` and `usage`."""
     answer = service.post({"input": [data_uri] * 5, "model": MODEL, "dimensions": 192})
     near(by_position(answer), *[expected["image"]] * 5)
     answer = service.post({"input": TEXTS, "model": MODEL})
@@ -213,7 +213,7 @@ def test_the_openai_package_raises_with_our_message(sdk):
 
 
 def test_the_openai_package_as_for_infinity(service, sdk, expected, data_uri):
-    """`modality: image` makes plain URLs pictures."""
+    """`modality: image` makes plain URLs images."""
     answer = sdk.embeddings.create(
         model=MODEL,
         input=[service.image_url("bear.png"), data_uri],

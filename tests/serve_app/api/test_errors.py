@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from deployments import work
+from deployments import errors
 from deployments.model import errors as model_errors
 from deployments.model.errors import EmbeddingError, InputError
 from serve_app.api.errors import FieldError, answer_to, fault_of, headers_of
@@ -16,10 +16,10 @@ def kinds(module) -> list[type[EmbeddingError]]:
     return [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, Exception)]
 
 
-@pytest.mark.parametrize("kind", {*kinds(work), *kinds(model_errors)}, ids=lambda x: x.__name__)
+@pytest.mark.parametrize("kind", {*kinds(errors), *kinds(model_errors)}, ids=lambda x: x.__name__)
 def test_every_error_has_a_body_that_both_dialects_read(kind):
     """A string detail with code and id, and an object of four keys; the caller's faults are 4xx."""
-    error = kind("why", 2.5) if issubclass(kind, work.OverloadedError) else kind("why")
+    error = kind("why", 2.5) if issubclass(kind, errors.OverloadedError) else kind("why")
     status, body = fault_of(error, "id-1")
     assert body["request_id"] == "id-1"
     assert body["error"].keys() == {"message", "type", "param", "code"}
@@ -35,17 +35,17 @@ def test_every_error_has_a_body_that_both_dialects_read(kind):
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (work.MissingKeyError("x"), 401, "AUTH_MISSING_API_KEY"),
-        (work.KeyFormatError("x"), 401, "AUTH_INVALID_FORMAT"),
-        (work.UnauthorizedError("x"), 401, "AUTH_INVALID_API_KEY"),
-        (work.UnknownModelError("x"), 400, "INPUT_MODEL_NOT_FOUND"),
+        (errors.MissingKeyError("x"), 401, "AUTH_MISSING_API_KEY"),
+        (errors.KeyFormatError("x"), 401, "AUTH_INVALID_FORMAT"),
+        (errors.UnauthorizedError("x"), 401, "AUTH_INVALID_API_KEY"),
+        (errors.UnknownModelError("x"), 400, "INPUT_MODEL_NOT_FOUND"),
         (model_errors.TextTooLongError("x"), 400, "INPUT_TOKEN_LIMIT_EXCEEDED"),
         (FieldError("x"), 422, "INPUT_OPTION_INVALID"),
-        (work.OverloadedError("x", 1), 429, "RATE_CONCURRENCY_LIMIT_EXCEEDED"),
-        (work.RateLimitError("x", 1), 429, "RATE_REQUEST_LIMIT_EXCEEDED"),
-        (work.TowerUnavailableError("x"), 503, "SERVICE_UNAVAILABLE"),
-        (work.DeadlineError("x"), 504, "SERVICE_TIMEOUT"),
-        (work.ServiceError("x"), 500, "INTERNAL_ERROR"),
+        (errors.OverloadedError("x", 1), 429, "RATE_CONCURRENCY_LIMIT_EXCEEDED"),
+        (errors.RateLimitError("x", 1), 429, "RATE_REQUEST_LIMIT_EXCEEDED"),
+        (errors.TowerUnavailableError("x"), 503, "SERVICE_UNAVAILABLE"),
+        (errors.DeadlineError("x"), 504, "SERVICE_TIMEOUT"),
+        (errors.ServiceError("x"), 500, "INTERNAL_ERROR"),
     ],
 )
 def test_codes_are_those_of_jinas_api(error, status, code):
@@ -74,8 +74,8 @@ def test_an_unexpected_error_is_logged_by_type_and_place_only(caplog):
 
 def test_headers_say_how_to_authenticate_and_when_to_come_back():
     """401 names the scheme; 429 gives whole seconds, rounded up, and milliseconds."""
-    assert headers_of(work.MissingKeyError("x")) == {"www-authenticate": "Bearer"}
-    waits = headers_of(work.OverloadedError("x", 1.2))
+    assert headers_of(errors.MissingKeyError("x")) == {"www-authenticate": "Bearer"}
+    waits = headers_of(errors.OverloadedError("x", 1.2))
     assert waits == {"retry-after": "2", "retry-after-ms": "1200"}
-    assert headers_of(work.TowerUnavailableError("x")) == {"retry-after": "1"}
+    assert headers_of(errors.TowerUnavailableError("x")) == {"retry-after": "1"}
     assert headers_of(InputError("x")) == {}

@@ -93,8 +93,8 @@ def test_a_request_of_thousands_of_texts_lets_small_ones_in_between(service):
     )
 
 
-def test_a_request_of_800_pictures_works(service, bear):
-    """Many pictures travel in chunks and come back complete."""
+def test_a_request_of_800_images_works(service, bear):
+    """Many images travel in chunks and come back complete."""
     images = [{"image": base64.b64encode(bear + b"%d" % n).decode()} for n in range(800)]
     assert len(service.embed(images, dimensions=8, embedding_type="base64")) == 800
 

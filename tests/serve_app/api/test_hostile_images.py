@@ -1,4 +1,4 @@
-"""A corpus of broken pictures: each gets a vector or a clear 4xx, and memory does not grow."""
+"""A corpus of broken images: each gets a vector or a clear 4xx, and memory does not grow."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 
 def corpus() -> Iterator[bytes]:
-    """Yield cut, flipped, mislabelled and oversized pictures, and things that are none."""
+    """Yield cut, flipped, mislabelled and oversized images, and things that are none."""
     chance = np.random.default_rng(0)
     for path in GOLDEN:
         data = path.read_bytes()
@@ -59,13 +59,13 @@ def animated() -> bytes:
     return buffer.getvalue()
 
 
-def test_broken_pictures_get_a_4xx_and_leave_no_memory_behind(service):
+def test_broken_images_get_a_4xx_and_leave_no_memory_behind(service):
     """No 5xx over the whole corpus, twice; replicas grow by less than 50 MB in the second round."""
-    pictures = [base64.b64encode(data).decode() for data in corpus()]
-    assert len(pictures) > 150
+    images = [base64.b64encode(data).decode() for data in corpus()]
+    assert len(images) > 150
     after_round = []
     for _ in range(2):
-        statuses = [service.post({"input": [{"image": x}]}).status_code for x in pictures]
+        statuses = [service.post({"input": [{"image": x}]}).status_code for x in images]
         assert set(statuses) <= {200, 400}
         after_round.append(replica_bytes())
     assert statuses.count(400) > 80
@@ -74,7 +74,7 @@ def test_broken_pictures_get_a_4xx_and_leave_no_memory_behind(service):
 
 
 def test_an_animation_is_its_first_frame(service):
-    """A GIF of many frames has the row of its first one, at the cost of one picture."""
+    """A GIF of many frames has the row of its first one, at the cost of one image."""
     first = io.BytesIO()
     Image.open(io.BytesIO(animated())).convert("RGB").save(first, "PNG")
     rows = service.embed(

@@ -25,7 +25,7 @@ def image(data: bytes) -> dict[str, str]:
 
 BAD = {
     "truncated JPEG": ({"input": [CROSS, image(jpeg(200, 100)[:2000])]}, 400, "item 1"),
-    "text file as picture": ({"input": [image(b"I am a text file called .jpg")]}, 400, "item 0"),
+    "text file as image": ({"input": [image(b"I am a text file called .jpg")]}, 400, "item 0"),
     "not base64": ({"input": [{"image": "§§§"}]}, 400, "item 0"),
     "empty list": ({"input": []}, 400, "empty"),
     "no input": ({"model": "jina-clip-v2"}, 400, "input"),
@@ -82,8 +82,8 @@ def test_unknown_paths_and_methods_are_json_too(service):
         assert answer.json()["code"] in ("NOT_FOUND", "METHOD_NOT_ALLOWED")
 
 
-def test_a_picture_of_one_pixel_gets_a_vector(service):
-    """A 1x1 picture is embedded like any other."""
+def test_an_image_of_one_pixel_gets_a_vector(service):
+    """A 1x1 image is embedded like any other."""
     buffer = io.BytesIO()
     Image.new("RGB", (1, 1), "red").save(buffer, "PNG")
     assert len(service.embed([image(buffer.getvalue())])[0]) == 192
@@ -96,8 +96,8 @@ def test_the_clients_request_id_comes_back(service):
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "abc-123"
 
 
-def test_a_truncated_gallery_picture_fails_alone(service):
-    """A broken picture names its own place, and a request without it works."""
+def test_a_truncated_gallery_image_fails_alone(service):
+    """A broken image names its own place, and a request without it works."""
     whole = (FOLDER / "bear.png").read_bytes()
     answer = service.post({"input": [image(whole), image(whole[:3000]), image(whole)]})
     assert answer.status_code == 400

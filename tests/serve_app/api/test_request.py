@@ -1,67 +1,26 @@
-"""The JSON shapes of requests and answers."""
+"""The body of a request: its fields, their aliases, and what is refused."""
 
 import json
 
 import pytest
 
 from deployments.errors import RequestError, UnknownModelError
-from deployments.messages import ImageItem, TextItem, TokenItem
+from deployments.messages import TextItem
 from deployments.model.errors import OptionError
-from serve_app.api import request as wire
+from serve_app.api.errors import FieldError
+from serve_app.api.request import parse as parse_body
 
 
 @pytest.fixture(scope="module")
 def read(served):
     """A function that parses a body of exactly these fields."""
-    return lambda **fields: wire.parse(json.dumps(fields).encode(), served)
+    return lambda **fields: parse_body(json.dumps(fields).encode(), served)
 
 
 @pytest.fixture(scope="module")
 def parse(read):
     """A function that parses a body of these fields and some input."""
     return lambda **fields: read(**{"input": ["a"], **fields})
-
-
-@pytest.mark.parametrize(
-    ("sent", "item"),
-    [
-        ("text", TextItem("text")),
-        ("", TextItem("")),
-        ({"text": "t"}, TextItem("t")),
-        ({"image": "aGk="}, ImageItem("aGk=")),
-        ({"url": "https://x/y.png"}, ImageItem("https://x/y.png")),
-        ({"bytes": "aGk="}, ImageItem("aGk=")),
-        ({"image_url": {"url": "https://x"}}, ImageItem("https://x")),
-        ({"type": "image_url", "image_url": "https://x"}, ImageItem("https://x")),
-        ({"type": "text", "text": "t"}, TextItem("t")),
-        ({"image_base64": "aGk="}, ImageItem("aGk=")),
-        ({"type": "image", "format": "base64", "value": "aGk="}, ImageItem("aGk=")),
-        ({"type": "text", "value": "t"}, TextItem("t")),
-        ({"inlineData": {"mimeType": "image/png", "data": "aGk="}}, ImageItem("aGk=")),
-        ({"text": "t", "image": None}, TextItem("t")),
-        ("data:image/png;base64,aGk=", ImageItem("data:image/png;base64,aGk=")),
-        ("https://example.com/a.png", TextItem("https://example.com/a.png")),
-    ],
-)
-def test_item_forms_of_the_clients_are_understood(parse, sent, item):
-    """Each form that a client sends becomes a text or a picture; a plain URL stays a text."""
-    assert parse(input=[sent]).items == [item]
-    if isinstance(sent, str):
-        assert parse(input=sent).items == [item]
-
-
-def test_modality_image_makes_plain_strings_pictures(parse):
-    """A URL as a plain string is a picture only when the request says so."""
-    assert parse(input=["https://x/a.png"], modality="image").items == [
-        ImageItem("https://x/a.png")
-    ]
-
-
-@pytest.mark.parametrize("sent", [1, None, [], {"text": 1}, {"image": 1}, {"pdf": "x"}, {}, True])
-def test_other_items_are_refused_by_their_place(parse, sent):
-    """An item of no known form is an error that names it."""
-    with pytest.raises(RequestError, match="item 1"):
-        parse(input=["a", sent])
 
 
 @pytest.mark.parametrize(
@@ -125,24 +84,8 @@ def test_options_outside_their_values_are_refused(parse, fields):
         parse(**fields)
 
 
-def test_token_ids_are_taken_only_when_said_to_be_this_models(parse):
-    """Ids of an unknown vocabulary are refused, and the message names the client's setting."""
-    for sent in ([0, 5, 2], [[0, 5, 2], [7]], ["a", [1, 2]]):
-        with pytest.raises(RequestError, match="check_embedding_ctx_length=False"):
-            parse(input=sent)
-        if "a" not in sent:
-            with pytest.raises(RequestError, match="check_embedding_ctx_length=False"):
-                parse(input=sent, input_type="query")
-    assert parse(input=[0, 5, 2], input_type="token_ids").items == [TokenItem((0, 5, 2))]
-    both = parse(input=[[0, 5, 2], [7]], input_type="token_ids").items
-    assert both == [TokenItem((0, 5, 2)), TokenItem((7,))]
-    for sent in ("text", [[1], "text"], [[1.5]], [[True]]):
-        with pytest.raises(RequestError, match="item"):
-            parse(input=sent, input_type="token_ids")
-
-
-def test_depth_and_items_are_bounded(parse):
-    """A body nested too deeply, or with too many items, is refused before its items are made."""
+def test_depth_is_bounded(parse):
+    """A body nested too deeply is refused."""
     nested: list = []
     for _ in range(40):
         nested = [nested]
@@ -150,9 +93,60 @@ def test_depth_and_items_are_bounded(parse):
         parse(metadata=nested)
     with pytest.raises(RequestError, match="16 levels"):
         parse(task=nested)
-    with pytest.raises(RequestError, match="8,192"):
-        parse(input=["a"] * 8193)
     parse(metadata=[[[[]]]])
+
+
+@pytest.mark.parametrize("option", [{}, {"input_type": "token_ids"}])
+def test_more_items_than_the_limit_are_not_made(read, option):
+    """They stay as they were sent, and the Router refuses their number before it reads one."""
+    sent = [[1]] if option else ["a"]
+    assert read(input=sent * 8193, **option).items == sent * 8193
+    assert read(input=sent * 8192, **option).items != sent * 8192
+
+
+def test_null_is_as_good_as_absent(parse):
+    """A null leaves the default, and the next alias its turn."""
+    request = parse(dimensions=None, output_dimension=64, normalized=None, embedding_type=None)
+    assert (request.dimensions, request.normalized, request.encodings) == (64, True, ("float",))
+
+
+def test_headers_stand_for_the_fields_that_are_absent(served):
+    """X-Priority and X-Timeout-S are read as their fields; a refusal names the header."""
+
+    def read(fields, **headers):
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return parse_body(json.dumps({"input": "a", **fields}).encode(), served, named)
+
+    request = read({}, x_priority="bulk", x_timeout_s="2.5")
+    assert (request.lane, request.timeout_s) == ("bulk", 2.5)
+    request = read({"priority": "interactive", "timeout_s": 1}, x_priority="bulk", x_timeout_s="2")
+    assert (request.lane, request.timeout_s) == ("interactive", 1.0)
+    for name, value in (("x_priority", "urgent"), ("x_timeout_s", "soon"), ("x_timeout_s", "-1")):
+        with pytest.raises(FieldError, match=f"^{name.replace('_', '-')} is '{value}'") as error:
+            read({}, **{name: value})
+        assert error.value.field == name.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "shown"),
+    [
+        ({"dimensions": "64"}, "int_type", "'64'"),
+        ({"dimensions": 0}, "greater_than_equal", 0),
+        ({"output_dimension": 5000}, "less_than_equal", 5000),
+        ({"dimensions": 60, "encoding_format": "ubinary"}, "multiple_of", 60),
+        ({"truncation": "no"}, "bool_type", "'no'"),
+        ({"task_type": "separation"}, "enum", "'separation'"),
+        ({"embedding_types": ["float", "hex"]}, "enum", "'hex'"),
+        ({"late_chunking": True}, "enum", True),
+        ({"timeout_s": True}, "greater_than", True),
+    ],
+)
+def test_a_refused_field_is_told_by_name_rule_and_value(parse, fields, kind, shown):
+    """The name is the one that was sent; the rule is in the words of pydantic's error types."""
+    with pytest.raises(FieldError) as error:
+        parse(**fields)
+    assert error.value.field == next(iter(fields))
+    assert (error.value.kind, error.value.value) == (kind, shown)
 
 
 def test_what_a_client_sent_is_shortened_in_messages(parse):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.errors import OverloadedError, RequestError
+from deployments.errors import OverloadedError, RequestError, TowerUnavailableError
+from deployments.messages import Embeddings, Usage
 from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from serve_app.client import AsyncClient, Client
-from serve_app.client.retries import AnswerError, Retries
+from serve_app.client.retries import AnswerError, retry
 from serve_app.gallery import FOLDER
 
 SENTENCES = ["غروب جميل على الشاطئ", "A beautiful sunset over the beach"]
@@ -48,7 +49,7 @@ def test_the_transformers_snippet(service, client, model, bear):
 
 
 def test_the_sentence_transformers_snippet(service, model, bear):
-    """One encode for texts and pictures, mixed; without normalising, rows of length 1 are cut."""
+    """One encode for texts and images, mixed; without normalising, rows of length 1 are cut."""
     with Client(service.url, truncate_dim=64) as client:
         mixed = [SENTENCES[0], service.image_url("bear.png"), str(FOLDER / "bear.png"), "bear.png"]
         rows = client.encode(mixed, normalize_embeddings=True)
@@ -91,7 +92,7 @@ async def test_the_same_calls_can_be_awaited(service, model, bear):
 
 def test_a_refusal_is_an_exception_that_says_why(service, bear):
     """The server's message, code and request id are in it; by handle it is the error itself."""
-    images = [bear, b"no picture"]
+    images = [bear, b"no image"]
     with Client(service.url) as client, pytest.raises(AnswerError, match="item 1") as refused:
         client.encode_image(images)
     assert (refused.value.status, refused.value.code) == (400, "INPUT_IMAGE_INVALID")
@@ -109,12 +110,12 @@ def test_what_is_no_input_is_refused_before_it_is_sent(service):
             client.encode_text([1])  # type: ignore[list-item]
 
 
-def test_pictures_of_every_mode_are_sent_whole(service, model):
-    """Palette, alpha, grey, CMYK: what arrives embeds as Pillow's own picture does."""
+def test_images_of_every_mode_are_sent_whole(service, model):
+    """Palette, alpha, grey, CMYK: what arrives embeds as Pillow's own image does."""
     original = Image.open(FOLDER / "bear.png").convert("RGB")
-    pictures = [original.convert(mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "1")]
+    images = [original.convert(mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "1")]
     with Client(service.url) as client:
-        close(client.encode_image(pictures), model.encode_image(pictures))
+        close(client.encode_image(images), model.encode_image(images))
 
 
 def npy(rows) -> bytes:
@@ -144,7 +145,7 @@ def replies(*answers: httpx.Response | Exception):
 def slept(monkeypatch) -> list[float]:
     """The waits of the client, which do not take place."""
     waits: list[float] = []
-    monkeypatch.setattr("serve_app.client.transport.time.sleep", waits.append)
+    monkeypatch.setattr("serve_app.client.retries.time.sleep", waits.append)
     return waits
 
 
@@ -182,13 +183,69 @@ def test_what_no_retry_can_help_is_raised_at_once(slept):
     assert (len(seen), len(slept)) == (3, 2)
 
 
-def test_errors_of_a_handle_are_retried_alike():
-    """Ray wraps the replica's error; what it asks for is read from inside."""
-    wrapped = RuntimeError("task failed")
-    wrapped.cause = OverloadedError("full", 3.0)  # type: ignore[attr-defined]
-    assert 3 <= Retries(1).wait_s(0, wrapped) <= 3.1
-    with pytest.raises(RequestError):
-        Retries(1).wait_s(0, RequestError("bad"))
+def test_waits_grow_up_to_a_limit_and_are_never_all_the_same():
+    """Doubling from half a second to half a minute, each drawn anew for each caller."""
+    for attempt, longest_s in ((1, 0.5), (2, 1.0), (6, 16.0), (7, 30.0), (40, 30.0)):
+        waiting = retry(100).copy_with(attempts_made=attempt)
+        waits = {waiting.wait_s(httpx.ConnectError("refused")) for _ in range(50)}
+        assert longest_s / 2 <= min(waits) < max(waits) <= longest_s
+        assert len(waits) > 40
+    asked = httpx.Response(429, headers={"retry-after-ms": "500"})
+    waits = {retry(1).wait_s(asked) for _ in range(50)}
+    assert 0.5 <= min(waits) < max(waits) <= 0.6
+
+
+async def test_retries_are_awaited_alike(monkeypatch):
+    """The asynchronous client waits as the other does, and keeps the event loop free."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("serve_app.client.retries.asyncio.sleep", sleep)
+    good = httpx.Response(200, content=GOOD.content)
+    transport, _ = replies(httpx.Response(503, headers={"retry-after": "2"}), good)
+    async with AsyncClient("http://x", transport=transport) as client:
+        assert (await client.encode_text(["a"])).shape == (1, 4)
+    assert 2 <= waits[0] <= 2.1
+
+
+class Handle:
+    """Fails as an application's handle does, then answers with a row."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.embed = self
+        self.left = list(errors)
+
+    def remote(self, *_: object) -> "Handle":
+        return self
+
+    def result(self, timeout_s: float) -> Embeddings:
+        if self.left:
+            raise self.left.pop(0)
+        return Embeddings(np.ones((1, 4), np.float32), Usage(1, 0))
+
+
+class WrappedError(OverloadedError):
+    """A replica's error as Ray raises it: of its class, with the error itself as its cause."""
+
+    def __init__(self, cause: OverloadedError) -> None:
+        Exception.__init__(self)
+        self.cause = cause
+
+
+def test_errors_of_a_handle_are_retried_alike(slept):
+    """What Ray wraps is read from inside; what no retry can help is raised at once."""
+    handle = Handle(WrappedError(OverloadedError("full", 3.0)), TowerUnavailableError("gone"))
+    with Client(handle) as client:
+        assert client.encode_text(["a"]).shape == (1, 4)
+    assert 3 <= slept[0] <= 3.1
+    assert 0.5 <= slept[1] <= 1
+    with Client(Handle(RequestError("bad"))) as client, pytest.raises(RequestError, match="bad"):
+        client.encode_text(["a"])
+    full = [OverloadedError("full", 1.0)] * 2
+    with Client(Handle(*full), max_retries=1) as client, pytest.raises(OverloadedError):
+        client.encode_text(["a"])
 
 
 @pytest.mark.parametrize("url", ["http://x", "http://x/", "http://x/v1", "http://x/v1/embeddings"])

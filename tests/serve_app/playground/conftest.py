@@ -31,9 +31,9 @@ from deployments.model.errors import ImageError
 from deployments.model.output import finish
 from serve_app import gallery
 from serve_app.api import rendering
-from serve_app.api import request as wire
 from serve_app.api.exchange import Clock, json_response, on_error, read_body
-from serve_app.api.values import Served
+from serve_app.api.request import EmbeddingRequest, parse
+from serve_app.api.served import Served, models_of
 from serve_app.playground import routes as playground
 from serve_app.server import LOOPBACK, free_port
 
@@ -69,14 +69,14 @@ class StandIn:
             self.check_key(request)
         except MissingKeyError as error:
             return await on_error(request, error)
-        return json_response(wire.models(self.served, {"text": "t1", "vision": "v1"}))
+        return json_response(models_of(self.served, {"text": "t1", "vision": "v1"}))
 
     async def embeddings(self, request: Request) -> Response:
         clock = Clock()
         try:
             self.check_key(request)
             body = await read_body(request, self.served.config.router.max_body_bytes)
-            asked = wire.parse(body, self.served)
+            asked = parse(body, self.served)
             self.bodies.append(json.loads(body))
             if SLOW in body:
                 await asyncio.sleep(SLOW_S)
@@ -92,7 +92,7 @@ class StandIn:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             raise MissingKeyError("send an API key as 'Authorization: Bearer KEY'")
 
-    def embed(self, asked: wire.EmbeddingRequest) -> Embeddings:
+    def embed(self, asked: EmbeddingRequest) -> Embeddings:
         rows = np.zeros((len(asked.items), self.model.width), np.float32)
         failures = {}
         for i, item in enumerate(asked.items):

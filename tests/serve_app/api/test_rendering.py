@@ -27,11 +27,15 @@ def answer() -> Embeddings:
 def broken(answer) -> Embeddings:
     """An answer whose second item failed."""
     answer.embeddings[1] = 0
-    return Embeddings(answer.embeddings, answer.usage, {1: ImageError("not a picture")})
+    return Embeddings(answer.embeddings, answer.usage, {1: ImageError("not an image")})
 
 
-def form(*encodings: str) -> Form:
-    return Form(encodings, "m", 100)  # type: ignore[arg-type]
+def form(*encodings: str, media_type: str = JSON) -> Form:
+    return Form(encodings, "m", 100, media_type)  # type: ignore[arg-type]
+
+
+def read_table(stream: bytes) -> pa.Table:
+    return pa.ipc.open_stream(stream).read_all()
 
 
 def rendered(answer: Embeddings, *encodings: str) -> dict:
@@ -98,8 +102,8 @@ def test_a_large_answer_is_written_in_parts_that_join(answer):
     np.testing.assert_array_equal(np.array([r["embedding"] for r in data], np.float32), rows)
 
 
-def test_usage_counts_a_picture_at_its_price(answer):
-    """Tokens of texts, and 100 for each of two pictures here."""
+def test_usage_counts_an_image_at_its_price(answer):
+    """Tokens of texts, and 100 for each of two images here."""
     body = rendered(answer, "float")
     assert list(body) == ["model", "object", "usage", "data"]  # the order of Jina's API
     assert body["usage"] == {
@@ -116,7 +120,7 @@ def test_failed_items_are_null_in_json(broken, encoding):
     body = rendered(broken, encoding)
     assert [row["embedding"] is None for row in body["data"]] == [False, True, False]
     assert body["errors"] == [
-        {"index": 1, "code": "INPUT_IMAGE_INVALID", "message": "not a picture"}
+        {"index": 1, "code": "INPUT_IMAGE_INVALID", "message": "not an image"}
     ]
 
 
@@ -132,10 +136,12 @@ def test_failed_items_are_null_in_json(broken, encoding):
 )
 def test_npy_and_arrow_hold_the_matrix(answer, encoding, dtype, width):
     """Both give the matrix of the encoding, with its type."""
-    matrix = np.load(io.BytesIO(render(answer, form(encoding), NPY)))
+    matrix = np.load(io.BytesIO(render(answer, form(encoding, media_type=NPY))))
     assert matrix.dtype == np.dtype(dtype)
     assert matrix.shape == (3, width)
-    table = pa.ipc.open_stream(render(answer, form(encoding), arrow.MEDIA_TYPE)).read_all()
+    table = pa.ipc.open_stream(
+        render(answer, form(encoding, media_type=arrow.MEDIA_TYPE))
+    ).read_all()
     assert table["index"].to_pylist() == [0, 1, 2]
     np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), matrix)
     facts = json.loads(table.schema.metadata[arrow.FACTS])
@@ -149,25 +155,28 @@ def test_npy_and_arrow_hold_the_matrix(answer, encoding, dtype, width):
 
 def test_arrow_has_nulls_for_failed_items_and_npy_refuses_them(broken):
     """Arrow says what failed; .npy cannot, so it is refused instead of giving zeros."""
-    table = pa.ipc.open_stream(render(broken, form("float"), arrow.MEDIA_TYPE)).read_all()
+    table = pa.ipc.open_stream(
+        render(broken, form("float", media_type=arrow.MEDIA_TYPE))
+    ).read_all()
     assert table["embedding"].is_null().to_pylist() == [False, True, False]
-    assert table["error"].to_pylist() == [None, "INPUT_IMAGE_INVALID: not a picture", None]
+    assert table["error"].to_pylist() == [None, "INPUT_IMAGE_INVALID: not an image", None]
     with pytest.raises(RequestError, match="accept JSON"):
-        render(broken, form("float"), NPY)
+        render(broken, form("float", media_type=NPY))
 
 
-def test_one_matrix_cannot_hold_several_encodings(answer):
-    """The bare bodies are refused for more than one encoding."""
+def test_one_matrix_cannot_hold_several_encodings():
+    """The bare bodies are refused for more than one encoding, before anything is embedded."""
     for media_type in (NPY, arrow.MEDIA_TYPE):
         with pytest.raises(RequestError, match="one embedding_type"):
-            render(answer, form("float", "int8"), media_type)
+            form("float", "int8", media_type=media_type)
+    form("float", "int8", media_type=JSON)
 
 
-def test_without_pyarrow_the_answer_says_what_to_install(answer, monkeypatch):
-    """A server without the optional library refuses clearly."""
+def test_without_pyarrow_the_answer_says_what_to_install(monkeypatch):
+    """A server without the optional library refuses clearly, before anything is embedded."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(RequestError, match=r"jina-clip-serve\[arrow\]"):
-        render(answer, form("float"), arrow.MEDIA_TYPE)
+        form("float", media_type=arrow.MEDIA_TYPE)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""What this server serves, under which names and within which limits."""
+
+from dataclasses import dataclass
+
+from deployments.config import AppConfig
+from deployments.model.architecture import QUERY_TASK, Architecture
+from serve_app.api.answers import ModelList
+from serve_app.api.rendering import ENCODINGS
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a request is read against."""
+
+    config: AppConfig
+    architecture: Architecture
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the model that a request may ask for."""
+        model = self.config.model
+        return (model.served_name, model.source, *model.aliases)
+
+    @property
+    def image_price_tokens(self) -> int:
+        """Tokens that `usage` counts for an image."""
+        price = self.config.router.image_price_tokens
+        return self.architecture.vision.num_tokens if price is None else price
+
+
+def models_of(served: Served, fingerprints: dict[str, str]) -> ModelList:
+    """Return the answer to `GET /v1/models`."""
+    config, architecture = served.config, served.architecture
+    router, images = config.router, config.images
+    towers = {"text": config.text, "image": config.vision}
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": config.model.served_name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "jina-clip-serve",
+                "source": config.model.source,
+                "aliases": list(config.model.aliases),
+                "modalities": [name for name, tower in towers.items() if tower.enabled],
+                "tasks": [QUERY_TASK],
+                "dimensions": architecture.width,
+                "matryoshka_dimensions": list(architecture.matryoshka_dimensions),
+                "embedding_types": list(ENCODINGS),
+                "image_price_tokens": served.image_price_tokens,
+                "limits": {
+                    "max_items_per_request": router.max_items_per_request,
+                    "max_tokens_per_text": architecture.text.max_tokens,
+                    "max_body_bytes": router.max_body_bytes,
+                    "max_image_bytes": images.max_image_bytes,
+                    "max_image_pixels": images.max_pixels,
+                    "max_timeout_s": router.timeout_s,
+                },
+                "fingerprints": fingerprints,
+            }
+        ],
+    }

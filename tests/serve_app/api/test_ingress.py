@@ -1,0 +1,201 @@
+"""The routes over a Router that is a stand-in: no Ray, no towers."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from deployments.config import AppConfig
+from deployments.errors import OverloadedError, RequestError
+from deployments.messages import Embeddings, TextItem, Timings, Usage
+from deployments.model.architecture import Architecture
+from deployments.model.weights.source import DEMO
+from serve_app.api import ingress
+from serve_app.api.keys import digest_of
+
+
+class Metrics:
+    """Counts the refusals, and what was under way meanwhile."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.stages_ms: dict[str, float] = {}
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.refused.append(type(error).__name__)
+            raise
+
+    def stages(self, spent_ms: dict[str, float]) -> None:
+        self.stages_ms = spent_ms
+
+
+class StandIn:
+    """A Router that answers each item with a row of ones, or with an error."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self.config = config
+        self.architecture = Architecture.read(DEMO)
+        self.metrics = Metrics()
+        self.asked: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+        self.is_ready = True
+
+    async def embed(self, *asked: Any) -> Embeddings:
+        self.asked.append(asked)
+        if self.error is not None:
+            raise self.error
+        rows = np.ones((len(asked[0]), 8), np.float32)
+        return Embeddings(rows, Usage(3, 0), {}, Timings(towers_ms=2.0), "text:f", ("text:r",))
+
+    async def ready(self) -> bool:
+        return self.is_ready
+
+    async def fingerprints(self) -> dict[str, str]:
+        return {"text": "f"}
+
+
+@pytest.fixture
+def config() -> AppConfig:
+    return AppConfig()
+
+
+@pytest.fixture
+def router(config: AppConfig) -> StandIn:
+    return StandIn(config)
+
+
+@pytest.fixture
+def client(router: StandIn) -> Iterator[TestClient]:
+    with TestClient(ingress.http_app(router_of=lambda: router)) as client:
+        yield client
+
+
+def test_a_request_reaches_the_router_and_comes_back_rendered(client, router):
+    """Every option arrives in its place, and the headers say what answered and what it cost."""
+    body = {
+        "input": ["a", {"text": "b"}],
+        "task": "retrieval.query",
+        "dimensions": 8,
+        "normalized": False,
+        "truncate": True,
+        "errors": "partial",
+        "timeout_s": 2,
+    }
+    headers = {"x-priority": "bulk", "x-embedding-fingerprint": "text:f"}
+    answer = client.post("/v1/embeddings", json=body, headers=headers)
+    assert answer.status_code == 200
+    items = [TextItem("a"), TextItem("b")]
+    options = ("retrieval.query", 8, False, True, "bulk", 2.0, True, "text:f")
+    assert router.asked == [(items, *options)]
+    assert [row["embedding"] for row in answer.json()["data"]] == [[1.0] * 8] * 2
+    assert answer.headers["x-embedding-fingerprint"] == "text:f"
+    assert answer.headers["x-embedding-replicas"] == "text:r"
+    assert '"total_tokens":3' in answer.headers["x-embedding-usage"]
+    assert "towers;dur=2.00" in answer.headers["server-timing"]
+    assert {"parse", "render"} <= router.metrics.stages_ms.keys()
+
+
+def test_the_accept_header_chooses_the_body(client):
+    """The rows as .npy where the client asks for it."""
+    answer = client.post(
+        "/invocations", json={"input": "a"}, headers={"accept": "application/x-npy"}
+    )
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), np.ones((1, 8)))
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        ({"input": [1.5]}, {}, 400),
+        ({"input": "a", "dimensions": 5000}, {}, 422),
+        ({"input": "a"}, {"x-priority": "urgent"}, 422),
+        ({"input": "a", "embedding_type": ["int8", "float"]}, {"accept": "application/x-npy"}, 400),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_router(client, router, body, headers, status):
+    """The form of the answer included; the refusal is counted, and the Router not asked."""
+    assert client.post("/v1/embeddings", json=body, headers=headers).status_code == status
+    assert router.asked == []
+    assert len(router.metrics.refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [
+        (RequestError("why"), 400, None),
+        (OverloadedError("full", 1.5), 429, "2"),
+        (KeyError("a secret"), 500, None),
+    ],
+)
+def test_errors_of_the_router_become_answers(client, router, error, status, retry_after):
+    """Ours with their message; others without a word of it."""
+    router.error = error
+    answer = client.post("/v1/embeddings", json={"input": "a"})
+    assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry_after)
+    assert "secret" not in answer.text
+
+
+def test_ready_follows_the_router_and_health_does_not(client, router):
+    """A server whose towers do not answer is alive and not ready."""
+    for is_ready, status in ((True, 200), (False, 503)):
+        router.is_ready = is_ready
+        assert client.get("/ready").status_code == client.get("/ping").status_code == status
+        assert client.get("/health").json() == {"status": "alive"}
+
+
+def test_models_and_unknown_paths_are_json(client):
+    """The list of models; 404 and 405 in the form of every other error."""
+    (entry,) = client.get("/v1/models").json()["data"]
+    assert (entry["id"], entry["fingerprints"]) == ("jina-clip-demo", {"text": "f"})
+    assert client.get("/nothing").json()["code"] == "NOT_FOUND"
+    assert client.get("/v1/embeddings").json()["code"] == "METHOD_NOT_ALLOWED"
+
+
+def test_the_playground_can_be_left_out(router):
+    """`/` is there by default only."""
+    for with_playground, status in ((True, 200), (False, 404)):
+        app = ingress.http_app(with_playground, lambda: router)
+        with TestClient(app) as client:
+            assert client.get("/").status_code == status
+
+
+class TestKeys:
+    """Where keys are asked for."""
+
+    @pytest.fixture
+    def config(self, tmp_path) -> AppConfig:
+        path = tmp_path / "keys.yaml"
+        path.write_text(
+            f"[{{name: jobs, sha256: {digest_of('k')}, lane: bulk, max_items_per_request: 2}}]"
+        )
+        return AppConfig(api_keys_file=str(path))
+
+    def test_only_callers_with_a_key_reach_the_router(self, client, router):
+        """Without one: 401, how to send it, and the body is not even read."""
+        refused = client.post("/v1/embeddings", content=b"{")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert client.get("/v1/models").status_code == 401
+        assert router.asked == []
+        assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+
+    def test_a_key_has_its_lane_and_its_limits(self, client, router):
+        """A key of the bulk lane stays in it whatever the request says."""
+        headers = {"authorization": "Bearer k", "x-priority": "interactive"}
+        good = client.post("/v1/embeddings", json={"input": ["a", "b"]}, headers=headers)
+        assert good.status_code == 200
+        assert router.asked[0][5] == "bulk"
+        many = client.post("/v1/embeddings", json={"input": ["a"] * 3}, headers=headers)
+        assert many.status_code == 413

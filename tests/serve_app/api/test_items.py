@@ -1,0 +1,86 @@
+"""The forms of texts and images that clients send, and what each becomes."""
+
+import json
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
+
+from deployments.errors import RequestError
+from deployments.messages import ImageItem, TextItem, TokenItem
+from serve_app.api.items import OneItem, read
+from serve_app.api.request import parse as parse_body
+
+FORMS = [
+    ("text", TextItem("text")),
+    ("", TextItem("")),
+    ({"text": "t"}, TextItem("t")),
+    ({"image": "aGk="}, ImageItem("aGk=")),
+    ({"url": "https://x/y.png"}, ImageItem("https://x/y.png")),
+    ({"bytes": "aGk="}, ImageItem("aGk=")),
+    ({"image_url": {"url": "https://x"}}, ImageItem("https://x")),
+    ({"type": "image_url", "image_url": "https://x"}, ImageItem("https://x")),
+    ({"type": "text", "text": "t"}, TextItem("t")),
+    ({"image_base64": "aGk="}, ImageItem("aGk=")),
+    ({"type": "image", "format": "base64", "value": "aGk="}, ImageItem("aGk=")),
+    ({"type": "text", "value": "t"}, TextItem("t")),
+    ({"inlineData": {"mimeType": "image/png", "data": "aGk="}}, ImageItem("aGk=")),
+    ({"text": "t", "image": None}, TextItem("t")),
+    ("data:image/png;base64,aGk=", ImageItem("data:image/png;base64,aGk=")),
+    ("https://example.com/a.png", TextItem("https://example.com/a.png")),
+]
+NO_FORMS = [1, None, [], {"text": 1}, {"image": 1}, {"pdf": "x"}, {}, True]
+
+
+@pytest.fixture(scope="module")
+def parse(served):
+    """A function that parses a body of these fields and returns its items."""
+    return lambda **fields: parse_body(json.dumps(fields).encode(), served).items
+
+
+@pytest.mark.parametrize(("sent", "item"), FORMS)
+def test_item_forms_of_the_clients_are_understood(parse, sent, item):
+    """Each form that a client sends becomes a text or an image; a plain URL stays a text."""
+    assert parse(input=[sent]) == [item]
+    assert parse(input=sent) == [item]
+    assert read(0, sent, "text", False) == item
+
+
+def test_what_is_documented_of_an_item_is_what_is_read():
+    """The schema in the OpenAPI document takes the forms, and not what is refused.
+
+    Two things are not in it: keys that hold null are tolerated, and other keys are ignored.
+    """
+    documented = Draft202012Validator(TypeAdapter(OneItem).json_schema())
+    for sent, _ in FORMS:
+        assert documented.is_valid(sent) or None in sent.values(), sent
+    for sent in NO_FORMS:
+        assert not documented.is_valid(sent) or "pdf" in sent, sent
+
+
+def test_modality_image_makes_plain_strings_images(parse):
+    """A URL as a plain string is an image only when the request says so."""
+    assert parse(input=["https://x/a.png"], modality="image") == [ImageItem("https://x/a.png")]
+
+
+@pytest.mark.parametrize("sent", NO_FORMS)
+def test_other_items_are_refused_by_their_place(parse, sent):
+    """An item of no known form is an error that names it."""
+    with pytest.raises(RequestError, match="item 1"):
+        parse(input=["a", sent])
+
+
+def test_token_ids_are_taken_only_when_said_to_be_this_models(parse):
+    """Ids of an unknown vocabulary are refused, and the message names the client's setting."""
+    for sent in ([0, 5, 2], [[0, 5, 2], [7]], ["a", [1, 2]]):
+        with pytest.raises(RequestError, match="check_embedding_ctx_length=False"):
+            parse(input=sent)
+        if "a" not in sent:
+            with pytest.raises(RequestError, match="check_embedding_ctx_length=False"):
+                parse(input=sent, input_type="query")
+    assert parse(input=[0, 5, 2], input_type="token_ids") == [TokenItem((0, 5, 2))]
+    both = parse(input=[[0, 5, 2], [7]], input_type="token_ids")
+    assert both == [TokenItem((0, 5, 2)), TokenItem((7,))]
+    for sent in ("text", [[1], "text"], [[1.5]], [[True]]):
+        with pytest.raises(RequestError, match="item"):
+            parse(input=sent, input_type="token_ids")
