@@ -38,8 +38,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from benchmarks.machine import describe
-from benchmarks.processes import descendants
+from benchmarks.harness.machine import describe
+from benchmarks.harness.processes import descendants
 from deployments.model import ClipModel
 from deployments.model.tokenizer import TokenIds
 from deployments.model.towers.packing import text_batches

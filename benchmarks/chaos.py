@@ -23,10 +23,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.callers import callers, seconds_until, tally
 from benchmarks.chaos_load import Outcome
 from benchmarks.chaos_watch import Watch
-from benchmarks.processes import of_kind
+from benchmarks.harness.callers import callers, seconds_until, tally
+from benchmarks.harness.processes import of_kind
 from deployments.config import AppConfig
 from deployments.errors import ServiceError
 from deployments.model.weights.source import DEMO

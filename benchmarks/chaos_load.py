@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import aiohttp
 import numpy as np
 
-from benchmarks.load import session, text
+from benchmarks.harness.load import session, text
 from serve_app.gallery import pictures
 
 DIMENSIONS = 64

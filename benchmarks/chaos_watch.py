@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.processes import descendants
+from benchmarks.harness.processes import descendants
 
 PERIOD_S = 5
 WINDOW_S = 60

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import node_faults
-from benchmarks.callers import callers, seconds_until, seen
-from benchmarks.processes import of_kind
+from benchmarks.harness.callers import callers, seconds_until, seen
+from benchmarks.harness.processes import of_kind
 from deployments.config import AppConfig
 from serve_app.server import (
     EVERYWHERE,

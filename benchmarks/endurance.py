@@ -5,8 +5,8 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.processes import cpu_s, of_kind
-from benchmarks.servers import Setup, send, send_counting, service
+from benchmarks.harness.processes import cpu_s, of_kind
+from benchmarks.harness.servers import Setup, send, send_counting, service
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 AROUND = ("Router", "proxy")  # what a request costs outside the towers

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import random_checkpoint
+from benchmarks.harness import random_checkpoint
 from deployments.model.clip import ClipModel
 from deployments.model.errors import CheckpointError
 from deployments.model.output import finish

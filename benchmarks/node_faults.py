@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.callers import callers, seconds_until, seen
-from benchmarks.fake_cluster import ROOT, fake_cluster, shipped_node_types
-from benchmarks.processes import Process, of_kind, signal_tree
+from benchmarks.harness.callers import callers, seconds_until, seen
+from benchmarks.harness.fake_cluster import ROOT, fake_cluster, shipped_node_types
+from benchmarks.harness.processes import Process, of_kind, signal_tree
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment
 
 SCENES = ("types", "node", "frozen-node")

@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.harness.machine import describe
 from deployments.config import AppConfig
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 

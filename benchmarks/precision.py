@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmarks import machine, random_checkpoint, workloads
+from benchmarks.harness import machine, random_checkpoint, workloads
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows, finish

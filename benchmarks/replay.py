@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import Setup, baseline_server, send, service
+from benchmarks.harness.servers import Setup, baseline_server, send, service
 
 SPEEDUPS = (0.5, 1.0, 2.0, 3.0, 4.0)
 

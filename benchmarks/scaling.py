@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.harness.machine import describe
 from deployments.config import AppConfig
 from serve_app.gallery import pictures
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.harness.machine import describe
 from deployments.engine.batcher import Batcher
 from deployments.messages import Lane
 

@@ -6,10 +6,10 @@
     python -m benchmarks.serve --soak 100000
     python -m benchmarks.serve --device cuda --size full [--json]
 
-Starts the service (HAProxy ingress, on loopback) and the baseline server of
-`benchmarks.baseline_server` on the same weights, and sends both the same requests in turns, from a
-process of its own: one caller; many callers (eight on a CPU, 48 on a GPU); then an open loop at
-growing rates up to the knee. The same towers called directly, with as many threads, give the rate
+Starts the service (HAProxy ingress, on loopback) and the baseline server (harness/) on the same
+weights, and sends both the same requests in turns, from a process of its own: one caller;
+many callers (eight on a CPU, 48 on a GPU); then an open loop at growing rates
+up to the knee. The same towers called directly, with as many threads, give the rate
 to compare with. On a GPU both towers share it, as in `serve_app/configs/single_gpu.yaml`. With a
 trace, both get it at its own times, run faster. `--rows` shows what 1 to 512 texts in a request
 cost around the towers, `--soak` the Router's memory over many requests.
@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from benchmarks import endurance, replay
-from benchmarks.machine import describe
-from benchmarks.servers import (
+from benchmarks.harness.machine import describe
+from benchmarks.harness.servers import (
     Setup,
     baseline_server,
     prepared,
@@ -62,7 +62,7 @@ def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
 
 def direct(setup: Setup, mix: str, seconds: float) -> float:
     """Return the items per second of the towers, called with the same items in full batches."""
-    command = [sys.executable, "-m", "benchmarks.direct", "--mix", mix]
+    command = [sys.executable, "-m", "benchmarks.harness.direct", "--mix", mix]
     command += ["--seconds", str(seconds), *setup.options]
     threads = {"OMP_NUM_THREADS": str(int(setup.config.text.num_cpus))}
     done = subprocess.run(

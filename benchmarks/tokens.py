@@ -22,7 +22,7 @@ from typing import TypeVar
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks import machine
+from benchmarks.harness import machine
 from deployments.model.architecture import Architecture
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import DEMO

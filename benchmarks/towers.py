@@ -25,7 +25,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks import machine, random_checkpoint, workloads
+from benchmarks.harness import machine, random_checkpoint, workloads
 from deployments.model import ClipModel
 from deployments.model.output import Rows, finish
 from deployments.model.tokenizer import TokenIds

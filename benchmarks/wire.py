@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.harness.machine import describe
 from deployments.config import AppConfig
 from deployments.images.sources import decode_base64
 from deployments.messages import Embeddings, Usage

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import direct, servers
-from benchmarks.load import calls
+from benchmarks.harness import direct, servers
+from benchmarks.harness.load import calls
 from deployments.model import ClipModel
 from serve_app.server import needed_gpus
 

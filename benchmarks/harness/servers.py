@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import random_checkpoint
-from benchmarks.processes import cpu_s
+from benchmarks.harness import random_checkpoint
+from benchmarks.harness.processes import cpu_s
 from deployments.config import AppConfig
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 from serve_app.settings import CORES_PER_ROUTER, read_config
 
-SINGLE_GPU = Path(__file__).parents[1] / "serve_app" / "configs" / "single_gpu.yaml"
+SINGLE_GPU = Path(__file__).parents[2] / "serve_app" / "configs" / "single_gpu.yaml"
 READY_S = 300
 
 
@@ -83,7 +83,7 @@ def baseline_server(setup: Setup) -> Iterator[str]:
         RuntimeError: it does not.
     """
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.baseline_server", "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.harness.baseline_server", "--port", str(port)]
     url, process = f"http://{LOOPBACK}:{port}", subprocess.Popen([*command, *setup.options])
     try:
         _wait_for(f"{url}/ready", process)
@@ -106,7 +106,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def send(url: str, mix: str, seconds: float, *options: str) -> dict[str, Any]:
     """Run the generator in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.load", "--url", url, "--mix", mix]
+    command = [sys.executable, "-m", "benchmarks.harness.load", "--url", url, "--mix", mix]
     command += ["--seconds", str(seconds), *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout)

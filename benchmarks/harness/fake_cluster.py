@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 import serve_app
-from benchmarks.processes import signal_tree
+from benchmarks.harness.processes import signal_tree
 from serve_app.server import LOOPBACK, free_port
 
 HEAD_TYPE = "ray.head.default"  # the provider knows no other

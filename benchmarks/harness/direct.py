@@ -1,6 +1,6 @@
 """The towers called directly with full batches, in a process of their own: no HTTP and no Ray.
 
-    python -m benchmarks.direct --mix "32 texts" [--seconds 6] [--device cuda --source FOLDER]
+    python -m benchmarks.harness.direct --mix "32 texts" [--device cuda --source FOLDER]
 
 Prints items per second. Texts are tokenised before. Pictures are decoded in the measured time on a
 CPU, whose cores decode for the service too, and before it for a GPU.
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks.load import calls
+from benchmarks.harness.load import calls
 from deployments.model import ClipModel
 from deployments.model.clip import MAX_BATCH_IMAGES, MAX_BATCH_TOKENS, TowerName
 from deployments.routing.dispatch import cut

@@ -19,7 +19,7 @@ KINDS = (
     ("haproxy", "/haproxy -db"),
     ("raylet", "/raylet --"),
     ("gcs", "/gcs_server --"),
-    ("baseline", "benchmarks.baseline_server"),
+    ("baseline", "benchmarks.harness.baseline_server"),
 )
 
 

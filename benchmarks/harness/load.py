@@ -1,7 +1,7 @@
 """The load generator: request mixes, sent in a closed or an open loop, from a process of its own.
 
-    python -m benchmarks.load --url http://127.0.0.1:8000 --mix query --seconds 8 --callers 1
-    python -m benchmarks.load --url ... --mix trace --trace FILE --speedup 2 --seconds 20
+    python -m benchmarks.harness.load --url http://127.0.0.1:8000 --mix query --callers 1
+    python -m benchmarks.harness.load --url ... --mix trace --trace FILE --speedup 2 --seconds 20
 
 Prints JSON: what became of the requests, latencies, and the share of one core that the generator
 itself used (near 1 it would have been the limit).
@@ -22,7 +22,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
-from benchmarks.outcomes import Outcome, summary
+from benchmarks.harness.outcomes import Outcome, summary
 from deployments.plan.traffic import read_trace
 from serve_app.gallery import pictures
 
