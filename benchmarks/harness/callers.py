@@ -1,62 +1,73 @@
-"""Callers in a process of their own, and what they saw."""
+"""The load generator, run in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
-import time
-from collections import Counter
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos_load import Outcome
+from benchmarks.harness import outcomes
+from benchmarks.harness.outcomes import Outcome
+from benchmarks.harness.processes import cpu_s
+
+
+def command(url: str, mixes: Sequence[str], seconds: float, *options: str) -> list[str]:
+    """Return the generator's command."""
+    program = [sys.executable, "-m", "benchmarks.harness.load"]
+    return [*program, "--url", url, "--mix", *mixes, "--seconds", f"{seconds:g}", *options]
+
+
+def send(url: str, mix: str, seconds: float, *options: str) -> dict[str, Any]:
+    """Run the generator to its end, and return its summary."""
+    done = subprocess.run(
+        command(url, [mix], seconds, *options), check=True, stdout=subprocess.PIPE, text=True
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def send_counting(
+    url: str, mix: str, seconds: float, *options: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run the generator; return its summary and the processor milliseconds per request, by kind."""
+    before = cpu_s(os.getpid())
+    result = send(url, mix, seconds, *options)
+    after = cpu_s(os.getpid())
+    requests = max(1, sum(result["outcomes"].values()))
+    kinds = before.keys() & after.keys()
+    return result, {kind: 1e3 * (after[kind] - before[kind]) / requests for kind in kinds}
+
+
+def ask(url: str, mix: str, seconds: float, *options: str) -> list[Outcome]:
+    """Run the generator to its end, and return what became of each request."""
+    with asking(url, [mix], seconds, *options) as wait:
+        return wait()
 
 
 @contextmanager
-def callers(
-    url: str, folder: Path, per_s: float, seconds: float, mix: str
+def asking(
+    url: str, mixes: Sequence[str], seconds: float, *options: str
 ) -> Iterator[Callable[[], list[Outcome]]]:
-    """Ask from another process, beginning with the block; yield what waits for the outcomes."""
-    log = folder / "outcomes.jsonl"
-    command = [sys.executable, "-m", "benchmarks.chaos_load", "--url", url, "--mix", mix]
-    command += ["--rate", str(per_s), "--seconds", str(seconds), "--output", str(log)]
-    with subprocess.Popen(command) as process:
+    """Start the generator and yield what waits for the outcomes.
 
-        def outcomes() -> list[Outcome]:
-            process.wait()
-            return [Outcome(**json.loads(line)) for line in log.read_text().splitlines()]
+    Raises:
+        RuntimeError: the generator failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "outcomes"
+        started = command(url, mixes, seconds, *options, "--outcomes", str(path))
 
-        yield outcomes
+        def wait() -> list[Outcome]:
+            if process.wait():
+                raise RuntimeError(f"the load generator ended with {process.returncode}")
+            return outcomes.read(path)
 
-
-def seen(outcomes: Sequence[Outcome], fault_s: float) -> dict[str, Any]:
-    """Return what callers saw from a moment on; seconds count from it."""
-    after = [x for x in outcomes if x.ended_s >= fault_s]
-    failed = [x for x in after if x.status != 200 or x.code]
-    ends = [fault_s, *sorted(x.ended_s for x in after if x not in failed)]
-    longest_s, begin_s = max((late - early, early) for early, late in pairwise(ends))
-    return {
-        "asked": len(after),
-        "failed": tally(failed),
-        "last_failure_sent_s": round(max((x.sent_s for x in failed), default=fault_s) - fault_s, 1),
-        "longest_gap_s": round(longest_s, 2),
-        "gap_begins_s": round(begin_s - fault_s, 2),
-        "slowest_answer_s": round(max(x.ended_s - x.sent_s for x in after if x not in failed), 2),
-    }
-
-
-def tally(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Count outcomes by status and code."""
-    return dict(Counter(f"{x.status} {x.code}" for x in outcomes))
-
-
-def seconds_until(condition: Callable[[], bool], limit_s: float) -> float | None:
-    """Return after how many seconds something holds; None where it does not in time."""
-    begin_s = time.monotonic()
-    while (passed_s := time.monotonic() - begin_s) < limit_s:
-        if condition():
-            return round(passed_s, 1)
-        time.sleep(0.1)
-    return None
+        with subprocess.Popen(started, stdout=subprocess.DEVNULL) as process:
+            try:
+                yield wait
+            finally:
+                process.kill()  # where the block did not wait for it
