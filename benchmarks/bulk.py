@@ -1,9 +1,9 @@
 """Does a bulk job keep the towers busy, and does it lose nothing when it is killed?
 
-    python -m benchmarks.bulk [--texts 50000] [--images 2000] [--kill] [--json FILE]
+    python -m benchmarks.bulk [--texts 50000] [--images 2000] [--kill] [--json]
 
-Makes texts of log-normal lengths from the gallery's phrases, and pictures of the gallery in varied
-sizes and formats; every part of the texts has its share of the pictures. Then, on the shipped
+Makes texts of log-normal lengths from the gallery's phrases, and images of the gallery in varied
+sizes and formats; every part of the texts has its share of the images. Then, on the shipped
 checkpoint:
 
 1. the towers alone, in one process with as many threads as the job has tower replicas, on token
@@ -16,19 +16,14 @@ checkpoint:
 5. with `--kill`, the job again, its driver killed halfway with SIGKILL and resumed.
 """
 
-import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +33,16 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from benchmarks.machine import describe
-from benchmarks.processes import descendants
+from benchmarks.harness import report
+from benchmarks.harness.direct import Run, pixel_runs, text_runs
+from benchmarks.harness.processes import descendants, proportional_bytes
+from benchmarks.harness.sampler import Sampler
 from deployments.model import ClipModel
-from deployments.model.tokenizer import TokenIds
-from deployments.model.towers.packing import text_batches
 from serve_app.gallery import phrases, pictures
 
 MEDIAN_WORDS = 27  # about 67 tokens
 SIGMA = 1.1
 MOST_WORDS = 2000
-TOKENS_PER_BATCH, TEXTS_PER_BATCH, IMAGES_PER_BATCH = 16384, 512, 32
 FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"))
 SIDES = (80, 900)
 CHECKED_ROWS = 500
@@ -58,33 +52,14 @@ WATCH_S = 5.0  # adding up the memory of all processes takes time from them
 JOB = "from serve_app.bulk import bulk; bulk()"
 
 
-@dataclass
-class Memory:
-    """Memory of the processes below one, with the share of rows done at the time."""
-
-    samples: list[tuple[float, int]] = field(default_factory=list)
-
-    def watch(self, job: subprocess.Popen[str], done: Callable[[], float]) -> None:
-        """Sample until the process ends; pages that processes share are split among them."""
-        while job.poll() is None:
-            self.samples.append(
-                (done(), sum(process.pss_bytes for process in descendants(job.pid)))
-            )
-            time.sleep(WATCH_S)
-
-    def peak_bytes(self, first: float, last: float) -> int:
-        """Return the peak while the share of finished rows was within bounds."""
-        return max((total for share, total in self.samples if first <= share <= last), default=0)
-
-
 def make_input(folder: Path, texts: int, images: int) -> Path:
-    """Write the table and its pictures; returns the table."""
+    """Write the table and its images; returns the table."""
     random = np.random.default_rng(5)
     words = sorted({word for phrase in phrases() for word in phrase.text.split()})
     lengths = np.exp(random.normal(np.log(MEDIAN_WORDS), SIGMA, texts)).clip(1, MOST_WORDS)
     rows = [" ".join(random.choice(words, int(length))) for length in lengths]
     places: list[str | None] = [None] * texts
-    gallery = [Image.open(picture.path).convert("RGB") for picture in pictures()]
+    gallery = [Image.open(image.path).convert("RGB") for image in pictures()]
     for index in range(images):
         extension, kind = FORMATS[index % len(FORMATS)]
         name = f"{index}.{extension}"
@@ -102,25 +77,16 @@ def direct_s(model: ClipModel, table: pa.Table, folder: Path) -> tuple[float, in
     texts = model.tokenizer.encode(table["text"].to_pylist())
     sources = [x for x in table["image"].to_pylist() if x is not None]
     data = [(folder / name).read_bytes() for name in sources]
-    pixels = model.decode_images(data).pixels
+    pixels = np.asarray(model.decode_images(data).pixels)
     start_s = time.perf_counter()
-    _run_towers(model, texts, np.asarray(pixels))
+    _run(text_runs(model, texts) + pixel_runs(model, pixels))
     return time.perf_counter() - start_s, sum(len(ids) for ids in texts)
 
 
-def _run_towers(model: ClipModel, texts: list[TokenIds], pixels: np.ndarray) -> None:
+def _run(batches: Sequence[Run]) -> None:
     """Share both towers' batches out to as many threads as the job has replicas."""
-    batches: list[Callable[[], object]] = [
-        partial(model.embed_tokens, [texts[i] for i in batch])
-        for batch in text_batches(texts, TEXTS_PER_BATCH, TOKENS_PER_BATCH)
-    ]
-    batches += [
-        partial(model.embed_pixels, pixels[start : start + IMAGES_PER_BATCH])
-        for start in range(0, len(pixels), IMAGES_PER_BATCH)
-    ]
-    threads = os.cpu_count() or 1
     torch.set_num_threads(1)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for future in [pool.submit(batch) for batch in batches]:
             future.result()
 
@@ -134,27 +100,35 @@ def start_job(source: Path, output: Path, block_rows: int, *more: str) -> subpro
 
 
 def run_job(source: Path, output: Path, rows: int, block_rows: int) -> dict[str, Any]:
-    """Run the job to its end; returns its summary and its memory."""
+    """Run the job to its end; returns its summary and its memory.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     job = start_job(source, output, block_rows)
-    memory = Memory()
     blocks = -(-rows // block_rows)
 
-    def done() -> float:
-        return len(list(output.glob("block-*"))) / blocks
+    def look() -> tuple[float, int]:
+        """Return the share of rows done, and the memory of all processes."""
+        done = len(list(output.glob("block-*"))) / blocks
+        return done, proportional_bytes(descendants(job.pid))
 
-    watcher = threading.Thread(target=memory.watch, args=(job, done))
-    watcher.start()
-    printed, _ = job.communicate()
-    watcher.join()
+    with Sampler(look, WATCH_S) as sampler:
+        printed, _ = job.communicate()
     if job.returncode:
         raise RuntimeError(f"the job ended with {job.returncode}")
-    early, late = memory.peak_bytes(0.05, 0.1), memory.peak_bytes(0.1, 1)
+
+    def peak_bytes(first: float, last: float) -> int:
+        samples = (sample for _, sample in sampler.samples)
+        return max((total for share, total in samples if first <= share <= last), default=0)
+
     found: dict[str, Any] = json.loads(printed)
+    early, late = peak_bytes(0.05, 0.1), peak_bytes(0.1, 1)
     return found | {"peak_bytes_to_10_percent": early, "peak_bytes_after": late}
 
 
 def largest_difference(model: ClipModel, source: Path, output: Path) -> float:
-    """Compare rows, evenly spread, and all their pictures with the model; ids must be equal."""
+    """Compare rows, evenly spread, and their images with the model; ids must be equal."""
     given, found = pq.read_table(source), pq.read_table(output)
     found = found.sort_by("row")
     if found["id"].to_pylist() != given["id"].to_pylist():
@@ -176,7 +150,7 @@ def kill_and_resume(source: Path, output: Path, rows: int, block_rows: int) -> d
     job = start_job(source, output, block_rows)
     while len(list(output.glob("block-*"))) < rows // block_rows // 2:
         time.sleep(POLL_S)
-    os.kill(job.pid, signal.SIGKILL)
+    job.kill()
     job.communicate()
     printed, _ = start_job(source, output, block_rows, "--resume").communicate()
     ids = pq.read_table(output).sort_by("row")["id"].to_pylist()
@@ -186,19 +160,18 @@ def kill_and_resume(source: Path, output: Path, rows: int, block_rows: int) -> d
 
 
 def run(folder: Path, texts: int, images: int, block_rows: int, kill: bool) -> dict[str, object]:
-    """Measure everything; returns what `--json` writes."""
+    """Measure everything."""
     source = make_input(folder, texts, images)
     table, model = pq.read_table(source), ClipModel.load("demo")
     model.warm_up()
     part = table.slice(0, -(-texts // DIRECT_SHARE))
     before_s, tokens = direct_s(model, part, folder)
-    print(f"towers alone: {before_s:.1f} s for {tokens:,} tokens of a part", flush=True)
+    report.progress(f"towers alone: {before_s:.1f} s for {tokens:,} tokens of a part")
     job = run_job(source, folder / "out", texts, block_rows)
-    print(f"job: {job}", flush=True)
+    report.progress(f"job: {job}")
     after_s, _ = direct_s(model, part, folder)
     direct = (before_s + after_s) / 2 * job["tokens"] / tokens
-    report: dict[str, object] = {
-        "machine": describe(torch.device("cpu")),
+    results: dict[str, object] = {
         "texts": texts,
         "images": images,
         "direct_tokens": tokens,
@@ -209,8 +182,10 @@ def run(folder: Path, texts: int, images: int, block_rows: int, kill: bool) -> d
         "largest_difference": largest_difference(model, source, folder / "out"),
     }
     if kill:
-        report["killed_and_resumed"] = kill_and_resume(source, folder / "killed", texts, block_rows)
-    return report
+        results["killed_and_resumed"] = kill_and_resume(
+            source, folder / "killed", texts, block_rows
+        )
+    return results
 
 
 def share_from_first_block_on(job: dict[str, Any], direct_s: float) -> float:
@@ -222,19 +197,15 @@ def share_from_first_block_on(job: dict[str, Any], direct_s: float) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.command(__doc__)
     parser.add_argument("--texts", type=int, default=50_000)
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--block-rows", type=int, default=512)
     parser.add_argument("--kill", action="store_true")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        report = run(Path(folder), options.texts, options.images, options.block_rows, options.kill)
-    for name, value in report.items():
-        print(f"{name}: {value}")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        results = run(Path(folder), options.texts, options.images, options.block_rows, options.kill)
+    report.write(options, results, report.show_values)
 
 
 if __name__ == "__main__":

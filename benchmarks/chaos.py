@@ -1,36 +1,40 @@
 """Does a request fail when replicas are killed, updated and reloaded under load?
 
-`python -m benchmarks.chaos [--minutes 10] [--json]` starts the service on this machine with two
-Routers and two replicas of each tower, lets callers ask at a steady rate from another process, and
-meanwhile kills a tower replica every 20 s and a Router every 60 s, rolls out other limits after a
-third of the time and another copy of the model after two thirds. It ends with code 1 if a request
-failed that was not on a connection of a Router that was killed.
+    python -m benchmarks.chaos [--minutes 10] [--rate 8] [--json]
+
+Runs two Routers and two replicas of each tower, lets callers ask at a steady rate, and meanwhile
+kills a tower replica every 20 s and a Router every 60 s, rolls out other limits after a third of
+the time and another copy of the model after two thirds. It ends with code 1 if a request failed
+that was not on a connection of a Router that was killed.
 """
 
-import argparse
-import json
 import os
 import random
+import re
 import shutil
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.callers import callers, seconds_until, tally
-from benchmarks.chaos_load import Outcome
-from benchmarks.chaos_watch import Watch
-from benchmarks.processes import of_kind
+import httpx
+
+from benchmarks.harness import report
+from benchmarks.harness.callers import asking
+from benchmarks.harness.outcomes import Outcome, quantile, tally
+from benchmarks.harness.processes import OTHER, descendants, kind, of_kind, resident_bytes
+from benchmarks.harness.sampler import Sampler, seconds_until
+from benchmarks.harness.servers import Proxy, service
 from deployments.config import AppConfig
 from deployments.errors import ServiceError
 from deployments.model.weights.source import DEMO
-from serve_app.server import HAPROXY_PORTS, Ingress, free_port, prepare_environment, running
 
 TOWER_KILL_S = 20
 ROUTER_KILL_S = 60
@@ -38,12 +42,19 @@ SETTLE_S = 5  # of load before the first fault
 ROLLOUT_S = 180
 CLOSING_S = 0.1  # for which HAProxy may still use a killed Router's open connections
 AFTER_KILL_S = 2.0  # within which a request on such a connection has ended
+WATCH_S = 5
+WINDOW_S = 60  # in which memory is compared: the first and the last minute
+MIXES = 6 * ["query"] + 2 * ["32 texts"] + ["7 texts + 2 images", "1 image"]
+ROUTER: dict[str, Any] = {"num_replicas": 2, "num_cpus": 0.25, "cache_bytes": 0}
 SETTINGS: dict[str, Any] = {
     "text": {"num_replicas": 2, "num_cpus": 0.25},
     "vision": {"num_replicas": 2, "num_cpus": 0.25, "decode_threads": 2},
-    "router": {"num_replicas": 2, "num_cpus": 0.25},
+    "router": ROUTER,
 }
-LIMITS = {"router": SETTINGS["router"] | {"max_items_per_request": 4096, "max_images_per_chunk": 4}}
+LIMITS = {"router": ROUTER | {"max_items_per_request": 4096, "max_images_per_chunk": 4}}
+RETRIES = re.compile(r"^ray_jina_clip_retries_total\{(.*?)\} (\S+)$", re.MULTILINE)
+TOWER = re.compile(r'tower="(\w+)"')
+MIB = 1024 * 1024
 
 
 class Chaos:
@@ -109,7 +120,7 @@ class Chaos:
 
     def _note(self, what: str) -> None:
         line = f"{time.monotonic() - self._begin_s:6.1f} s: {what}"
-        print(line, file=sys.stderr, flush=True)
+        report.progress(line)
         self.done.append(line)
 
 
@@ -126,22 +137,21 @@ def _times(period_s: float, seconds: float) -> list[float]:
 
 def verdict(outcomes: Sequence[Outcome], router_kills_s: Sequence[float]) -> dict[str, Any]:
     """Count what became of the requests; failures while a Router was killed stand apart."""
-    answered = [x for x in outcomes if x.status == 200 and not x.code]
-    lost = [x for x in outcomes if x.status not in (200, 429) or (x.status == 200 and x.code)]
+    answered = [x for x in outcomes if x.is_right]
+    lost = [x for x in outcomes if not x.is_right and x.status != 429]
     apart = [x for x in lost if any(_was_open(x, kill_s) for kill_s in router_kills_s)]
-    latencies = sorted(x.ended_s - x.sent_s for x in answered)
+    latencies_s = [x.latency_s for x in answered]
     ends = sorted(x.ended_s for x in answered)
-    gaps = [after - before for before, after in pairwise(ends)]
     return {
         "requests": len(outcomes),
         "answered": len(answered),
         "refused": sum(x.status == 429 for x in outcomes),
         "failed": tally([x for x in lost if x not in apart]),
         "on a killed Router": tally(apart),
-        "p50_s": round(statistics.median(latencies), 3),
-        "p99_s": round(latencies[int(0.99 * len(latencies))], 3),
-        "longest_s": round(latencies[-1], 3),
-        "longest_gap_s": round(max(gaps), 3),
+        "p50_s": quantile(0.5, latencies_s),
+        "p99_s": quantile(0.99, latencies_s),
+        "longest_s": max(latencies_s),
+        "longest_gap_s": max(after - before for before, after in pairwise(ends)),
     }
 
 
@@ -151,49 +161,111 @@ def _was_open(outcome: Outcome, kill_s: float) -> bool:
     return was_sent and kill_s <= outcome.ended_s <= kill_s + AFTER_KILL_S
 
 
-def measure(minutes: float, per_s: float, proxy: str) -> dict[str, Any]:
+Memory = dict[tuple[str, int], float]  # MiB, by kind and process
+
+
+class Watch:
+    """What is seen from outside: memory by process, and the Routers' retries."""
+
+    def __init__(self) -> None:
+        self._retries: dict[str, float] = {}
+
+    def look(self) -> Memory:
+        """Return the memory of the service's processes now, and note the retries."""
+        with suppress(httpx.HTTPError):
+            self._count_retries()
+        below = [(kind(process), process) for process in descendants(os.getpid())]
+        return {
+            (name, process.pid): resident_bytes([process]) / MIB
+            for name, process in below
+            if name != OTHER
+        }
+
+    def _count_retries(self) -> None:
+        """Keep the highest count of each Router, since a killed one's disappears."""
+        import ray
+
+        for node in ray.nodes():
+            url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            for labels, value in RETRIES.findall(httpx.get(url, timeout=5).text):
+                self._retries[labels] = max(self._retries.get(labels, 0.0), float(value))
+
+    def retries(self) -> dict[str, int]:
+        """Return the chunks sent once more, by tower."""
+        total: Counter[str] = Counter()
+        for labels, value in self._retries.items():
+            found = TOWER.search(labels)
+            total[found[1] if found else ""] += int(value)
+        return dict(total)
+
+
+def memory_mib(samples: Sequence[tuple[float, Memory]]) -> dict[str, dict[str, Any]]:
+    """Return, by kind, the median process in the first and the last minute.
+
+    A process is also compared with itself, where one lived through both minutes.
+    """
+    early = by_process([x for at_s, x in samples if at_s <= samples[0][0] + WINDOW_S])
+    late = by_process([x for at_s, x in samples if at_s >= samples[-1][0] - WINDOW_S])
+    both = early.keys() & late.keys()
+    return {
+        name: {
+            "first": median_of(early, name),
+            "last": median_of(late, name),
+            "growth of those alive in both": [
+                round(late[key] - early[key]) for key in both if key[0] == name
+            ],
+        }
+        for name in sorted({name for name, _ in (*early, *late)})
+    }
+
+
+def by_process(samples: Sequence[Memory]) -> Memory:
+    """Return each process's median."""
+    held: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+    for sample in samples:
+        for key, mib in sample.items():
+            held[key].append(mib)
+    return {key: statistics.median(values) for key, values in held.items()}
+
+
+def median_of(memory: Memory, name: str) -> int | None:
+    """Return the median process of a kind; None where there is none."""
+    values = [mib for (kind_of_it, _), mib in memory.items() if kind_of_it == name]
+    return round(statistics.median(values)) if values else None
+
+
+def measure(minutes: float, per_s: float, proxy: Proxy) -> dict[str, Any]:
     """Start the service, break it under load, and count."""
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    os.environ["RAY_TMPDIR"] = str(folder)
-    for variable in HAPROXY_PORTS:
-        os.environ[variable] = str(free_port())
-    haproxy = Ingress("haproxy", "0.0.0.0", free_port())
-    ingress = haproxy if proxy == "haproxy" else Ingress("stock", "127.0.0.1", free_port())
-    prepare_environment(ingress)
-    seconds = 60 * minutes
+    seconds, watch = 60 * minutes, Watch()
+    load = MIXES, seconds + SETTLE_S, "--rate", str(per_s), "--check"
     with (
-        running(AppConfig.model_validate(SETTINGS), ingress) as url,
-        callers(url, folder, per_s, seconds + SETTLE_S, "all") as wait,
+        tempfile.TemporaryDirectory() as folder,
+        service(AppConfig.model_validate(SETTINGS), proxy) as url,
+        asking(url, *load) as wait,
     ):
         time.sleep(SETTLE_S)
-        chaos = Chaos(time.monotonic(), folder)
-        with Watch(os.getpid()) as watch:
+        chaos = Chaos(time.monotonic(), Path(folder))
+        with Sampler(watch.look, WATCH_S) as sampler:
             chaos.run(seconds)
             outcomes = wait()
-    shutil.rmtree(folder, ignore_errors=True)
     return {
         **verdict(outcomes, chaos.router_kills_s),
         "retries": watch.retries(),
-        "memory_mib": watch.memory_mib(),
+        "memory_mib": memory_mib(sampler.samples),
         "events": chaos.done,
         "rollouts not done": chaos.stuck,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, print, and fail where a request failed that should not."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run from the command line; end with code 1 where a request failed that should not."""
+    parser = report.command(__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=8, help="requests per second")
     parser.add_argument("--proxy", choices=("haproxy", "stock"), default="haproxy")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     results = measure(options.minutes, options.rate, options.proxy)
-    if options.json:
-        print(json.dumps(results))
-    else:
-        for name, value in results.items():
-            print(f"{name}: {value}")
+    report.write(options, results, report.show_values)
     sys.exit(1 if results["failed"] or results["rollouts not done"] else 0)
 
 

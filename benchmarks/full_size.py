@@ -1,4 +1,4 @@
-"""Do the native towers hold at the published size? Loading, memory, agreement with the oracle.
+"""Are the native towers right at the published size, and what does loading them take?
 
 Writes a random checkpoint with the names, shapes and dtype of the published one (999 tensors,
 1.73 GB), loads it strictly, and compares native rows with those of transformers and timm. Each
@@ -14,20 +14,19 @@ Needs the extra `reference`, 2 GB of disk and 8 GB of memory. Exits with 1 if a 
 import argparse
 import json
 import math
-import os
-import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import random_checkpoint
+from benchmarks.harness import random_checkpoint, report
 from deployments.model.clip import ClipModel
 from deployments.model.errors import CheckpointError
 from deployments.model.output import finish
@@ -39,7 +38,6 @@ MAX_PEAK_RATIO = 1.6
 PUBLISHED_TENSORS = 999
 PUBLISHED_BYTES = 1_730_688_642
 TEXT_TOKENS = (7, 33, 600, 600)
-LIBRARIES = ("torch", "transformers", "timm", "safetensors", "numpy")
 
 
 def load(folder: Path) -> dict[str, float]:
@@ -62,9 +60,8 @@ def load(folder: Path) -> dict[str, float]:
 
 
 def _peak_bytes() -> int:
-    """Return this process's high-water mark of resident memory."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    """Return this process's high-water mark of resident memory, which Linux gives in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _refuses_a_renamed_tensor(folder: Path) -> bool:
@@ -112,7 +109,7 @@ def _token_ids(vocab_size: int) -> list[NDArray[np.int32]]:
 
 
 def _pixels(size: int) -> NDArray[np.uint8]:
-    """Return two pictures: noise, and a ramp."""
+    """Return two images: noise, and a ramp."""
     noise = np.random.default_rng(13).integers(0, 256, (size, size, 3), dtype=np.uint8)
     ramp = np.linspace(0, 255, size).astype(np.uint8)[:, None, None]
     return np.stack([noise, np.broadcast_to(ramp, noise.shape)])
@@ -141,21 +138,20 @@ def step(*arguments: str) -> dict[str, Any]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Write a checkpoint into `folder`, run every step on it and return the findings."""
-    progress("writing the checkpoint")
+    report.progress("writing the checkpoint")
     start = time.perf_counter()
     random_checkpoint.write(folder)
     findings: dict[str, Any] = {
-        "machine": machine(),
         "write_s": time.perf_counter() - start,
         "file_bytes": (folder / WEIGHTS).stat().st_size,
     }
-    progress("loading both towers")
+    report.progress("loading both towers")
     findings |= step("load", str(folder))
     findings["peak_ratio"] = findings["peak_bytes"] / findings["weight_bytes"]
     for tower in ("text", "vision"):
         seconds = {}
         for implementation in ("native", "reference"):
-            progress(f"{tower} tower, {implementation}")
+            report.progress(f"{tower} tower, {implementation}")
             done = step("embed", str(folder), tower, implementation)
             seconds[f"{implementation}_s"] = done["forward_s"]
         rows = [
@@ -163,22 +159,6 @@ def measure(folder: Path) -> dict[str, Any]:
         ]
         findings[tower] = compare(*rows) | seconds
     return findings
-
-
-def progress(text: str) -> None:
-    """Say on the error stream what runs now."""
-    print(f"{text} ...", file=sys.stderr, flush=True)
-
-
-def machine() -> str:
-    """Return the processor, its cores and memory that are usable here, and the versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "CPU")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    libraries = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
-    cores = len(os.sched_getaffinity(0))
-    python = platform.python_version()
-    return f"{name}, {cores} cores, {memory:.0f} GiB; Python {python}, {libraries}"
 
 
 def broken_bounds(findings: dict[str, Any]) -> list[str]:
@@ -202,7 +182,6 @@ def broken_bounds(findings: dict[str, Any]) -> list[str]:
 def show(findings: dict[str, Any]) -> None:
     """Print the findings as text."""
     gb = {name: findings[name] / 1e9 for name in ("file_bytes", "peak_bytes", "weight_bytes")}
-    print(findings["machine"])
     print(f"checkpoint  {findings['num_tensors']} tensors, {gb['file_bytes']:.2f} GB F16")
     print(
         f"load        {findings['load_s']:.1f} s, peak {gb['peak_bytes']:.2f} GB = "
@@ -218,13 +197,12 @@ def show(findings: dict[str, Any]) -> None:
         )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, or one step of it in a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser = report.command(__doc__)
     parser.add_argument("--keep", type=Path, help="write the checkpoint there and leave it")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.step:
         name, folder, *rest = options.step
         print(json.dumps(load(Path(folder)) if name == "load" else embed(Path(folder), *rest)))
@@ -233,10 +211,7 @@ def main() -> int:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         findings = measure(folder)
-    if options.json:
-        print(json.dumps(findings, indent=2))
-    else:
-        show(findings)
+    report.write(options, findings, show)
     broken = broken_bounds(findings)
     for sentence in broken:
         print(f"BROKEN: {sentence}", file=sys.stderr)

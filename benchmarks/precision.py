@@ -1,4 +1,4 @@
-"""What do lower precision and faster picture decoding buy, and what do they cost?
+"""What do lower precision and faster image decoding buy, and what do they cost?
 
 Runs one checkpoint in float32 with exact decoding, and beside it in each other precision and with
 each other way of decoding that runs here, in turns on the same work: the gain in time and the
@@ -10,19 +10,17 @@ smallest cosine to the exact rows.
 random weights say what time is gained, not how close rows of trained weights stay.
 """
 
-import argparse
-import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import torch
 
-from benchmarks import machine, random_checkpoint, workloads
+from benchmarks.harness import report, workloads
+from benchmarks.harness.machine import timed
+from benchmarks.harness.servers import checkpoint
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows, finish
@@ -74,7 +72,7 @@ def decodings(source: str, device: torch.device) -> Iterator[Result]:
     for mode in ("draft", "gpu"):
         try:
             decoder = Decoder(size, device, resolve(mode, device))
-        except OptionError:  # this device decodes no pictures
+        except OptionError:  # this device decodes no images
             continue
         for width, height in JPEG_SIZES:
             images = workloads.jpegs(width, height, NUM_JPEGS)
@@ -91,7 +89,7 @@ def compare(
 ) -> Result:
     """Time the exact run and the other one in turns, and compare what they give."""
     exact, other = (rows(run()) for run in runs)
-    times = [[machine.timed(run, device) for run in runs] for _ in range(ROUNDS)]
+    times = [[timed(run, device) for run in runs] for _ in range(ROUNDS)]
     exact_s, other_s = (median(column) for column in zip(*times, strict=True))
     cosine = float((exact * other).sum(axis=1).min())
     return Result(work, choice, exact_s * 1e3, other_s * 1e3, exact_s / other_s, cosine)
@@ -101,38 +99,24 @@ def _load(source: str, device: torch.device, dtype: str) -> ClipModel:
     return ClipModel.load(source, device=str(device), dtype=dtype, image_decode="exact")
 
 
-def measure(device: torch.device, size: str, folder: Path) -> dict[str, Any]:
-    """Measure everything; returns what `--json` prints."""
-    source = "demo"
-    if size == "full":
-        random_checkpoint.write(folder)
-        source = str(folder)
-    results = [*precisions(source, device), *decodings(source, device)]
-    return {
-        "machine": machine.describe(device),
-        "size": size,
-        "results": [asdict(result) for result in results],
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--size", choices=("full", "demo"), default="demo")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        report = measure(torch.device(options.device), options.size, Path(folder))
-    if options.json:
-        print(json.dumps(report))
-        return
-    print(f"machine: {report['machine']}")
-    for result in report["results"]:
+def show(results: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each choice."""
+    for result in results:
         print(
             f"{result['work']:24s} {result['choice']:9s} {result['exact_ms']:10.2f} ms exact"
             f" {result['ms']:10.2f} ms {result['gain']:6.2f}x  cosine {result['min_cosine']:.6f}"
         )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = report.command(__doc__)
+    report.add_model(parser)
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    with checkpoint(options.size) as source:
+        results = [*precisions(source, device), *decodings(source, device)]
+    report.write(options, [asdict(result) for result in results], show)
 
 
 if __name__ == "__main__":

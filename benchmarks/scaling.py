@@ -1,27 +1,22 @@
 """Do the towers scale by their own work, down again, to zero, and without restarts?
 
-`python -m benchmarks.scaling [--json]` starts Ray Serve on this machine with make-believe GPUs, one
-for each tower replica, and prints the running replicas over time: under a burst of images, under a
-burst of texts at the same request rate, from zero and back, and while a target is changed.
+    python -m benchmarks.scaling [--json]
+
+Starts Ray Serve on this machine with make-believe GPUs, one for each tower replica, and tells the
+running replicas over time: under a burst of images, under a burst of texts at the same request
+rate, from zero and back, and while a target is changed.
 """
 
-import argparse
-import base64
-import json
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import httpx
-import torch
-
-from benchmarks.machine import describe
+from benchmarks.harness import report
+from benchmarks.harness.callers import ask
+from benchmarks.harness.outcomes import tally
+from benchmarks.harness.sampler import Sampler, seconds_until
+from benchmarks.harness.servers import new_ingress, ray_folder, stop_on_sigterm
 from deployments.config import AppConfig
-from serve_app.gallery import pictures
-from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment
 
 TOWERS = ("TextTower", "VisionTower")
 SCALING = {"min_replicas": 1, "max_replicas": 3, "upscale_delay_s": 1, "downscale_delay_s": 3}
@@ -29,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "model": {"device": "cpu"},
     "text": {"num_cpus": 0.1, "num_gpus": 1, "scaling": SCALING},
     "vision": {"num_cpus": 0.1, "num_gpus": 1, "scaling": SCALING},
-    "router": {"num_cpus": 0.1},
+    "router": {"num_cpus": 0.1, "cache_bytes": 0},
     "targets": {
         "target_tokens_per_replica": 4_000,
         "target_images_per_replica": 60,
@@ -37,43 +32,34 @@ SETTINGS: dict[str, Any] = {
     },
     "policy": {"hold_s": 3, "window_s": 5},
 }
-REQUESTS = 40
-REQUESTS_PER_S = 4
+ZERO = {"scaling": SCALING | {"min_replicas": 0}}
+TO_ZERO = SETTINGS | {
+    "text": SETTINGS["text"] | ZERO,
+    "vision": SETTINGS["vision"] | ZERO,
+    "targets": SETTINGS["targets"] | {"scale_to_zero": True},
+}
+BURST = "--rate", "4", "--requests", "40"
+BURST_S = 60.0  # at most: it ends with the last request
+SETTLE_S = 90.0
+LOOK_S = 0.2
+NEW_TARGET = 77
 
 
-@dataclass
-class Watch:
-    """Samples the running replicas of each tower until told to stop."""
+@contextmanager
+def serve_with_gpus() -> Iterator[str]:
+    """Start Ray with make-believe GPUs, and Serve on it; yields the URL."""
+    with ray_folder():
+        ingress = new_ingress("stock")
+        import ray
+        from ray import serve
 
-    seen: list[tuple[float, dict[str, int]]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._begin = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._stop.is_set():
-            self._sample()
-            time.sleep(0.2)
-
-    def _sample(self) -> None:
-        self.seen.append((round(time.monotonic() - self._begin, 1), replicas()))
-
-    def finish(self) -> dict[str, str]:
-        """Stop, and return the changes of each tower's count, with their seconds."""
-        self._stop.set()
-        self._thread.join()
-        self._sample()
-        return {name: self._course(name) for name in TOWERS}
-
-    def _course(self, name: str) -> str:
-        changes: list[tuple[float, int]] = []
-        for at_s, counts in self.seen:
-            if not changes or changes[-1][1] != counts[name]:
-                changes.append((at_s, counts[name]))
-        return ", ".join(f"{count} at {at_s:g} s" for at_s, count in changes)
+        ray.init(num_cpus=8, num_gpus=6, include_dashboard=False, log_to_driver=False)
+        try:
+            stop_on_sigterm()
+            serve.start(http_options={"host": ingress.host, "port": ingress.port})
+            yield ingress.url
+        finally:
+            ray.shutdown()
 
 
 def replicas() -> dict[str, int]:
@@ -95,72 +81,22 @@ def replica_names() -> set[str]:
     return {actor["name"] for actor in actors if "SERVE_REPLICA" in actor["name"]}
 
 
-def burst(
-    url: str, body: Callable[[int], dict[str, Any]], settled: dict[str, int]
-) -> dict[str, Any]:
+def burst(url: str, mix: str, settled: dict[str, int]) -> dict[str, Any]:
     """Send requests at a fixed rate, wait for the replicas to settle, and tell what happened."""
-    watch = Watch()
-    with httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(REQUESTS) as pool:
-        calls = []
-        for number in range(REQUESTS):
-            calls.append(pool.submit(client.post, "/v1/embeddings", json=body(number)))
-            time.sleep(1 / REQUESTS_PER_S)
-        statuses = {call.result().status_code for call in calls}
-    end = time.monotonic() + 90
-    while replicas() != settled and time.monotonic() < end:
-        time.sleep(0.2)
-    return {"statuses": sorted(statuses), **watch.finish()}
+    report.progress(f"a burst of {mix}")
+    with Sampler(replicas, LOOK_S) as sampler:
+        outcomes = tally(ask(url, mix, BURST_S, *BURST))
+        seconds_until(lambda: replicas() == settled, SETTLE_S)
+    return {"outcomes": outcomes, **{name: course(sampler.samples, name) for name in TOWERS}}
 
 
-def measure() -> dict[str, Any]:
-    """Run all four scenes."""
-    ingress = Ingress("stock", LOOPBACK, free_port())
-    prepare_environment(ingress)
-    import ray
-    from ray import serve
-
-    from serve_app.launch import launch
-
-    files = [p.path.read_bytes() for p in pictures()[:60]]
-
-    # No two items alike, since those would be computed only once.
-    def image_body(number: int) -> dict[str, Any]:
-        images = [base64.b64encode(file + b"%d" % number).decode() for file in files]
-        return {"input": [{"image": image} for image in images], "embedding_type": "base64"}
-
-    def text_body(number: int) -> dict[str, Any]:
-        texts = [f"{number} {index} " + "word " * 300 for index in range(8)]
-        return {"input": texts, "embedding_type": "base64"}
-
-    def greeting(number: int) -> dict[str, Any]:
-        return {"input": [f"hello {number}"]}
-
-    results: dict[str, Any] = {}
-    ray.init(num_cpus=8, num_gpus=6, include_dashboard=False, log_to_driver=False)
-    try:
-        serve.start(http_options={"host": ingress.host, "port": ingress.port})
-        launch(AppConfig.model_validate(SETTINGS))
-        one = dict.fromkeys(TOWERS, 1)
-        results["burst of images"] = burst(ingress.url, image_body, one)
-        results["burst of texts, same rate"] = burst(ingress.url, text_body, one)
-        results["target changed live"] = change_target()
-        zero = {"scaling": SCALING | {"min_replicas": 0}}
-        settings = SETTINGS | {
-            "text": SETTINGS["text"] | zero,
-            "vision": SETTINGS["vision"] | zero,
-            "targets": SETTINGS["targets"] | {"scale_to_zero": True},
-        }
-        launch(AppConfig.model_validate(settings))
-        none = dict.fromkeys(TOWERS, 0)
-        end = time.monotonic() + 60
-        while replicas() != none and time.monotonic() < end:
-            time.sleep(0.2)
-        results["from zero and back"] = burst(
-            ingress.url, lambda number: {"input": [f"hello {number}"]}, none
-        )
-    finally:
-        ray.shutdown()
-    return results
+def course(samples: Sequence[tuple[float, dict[str, int]]], name: str) -> str:
+    """Return the changes of a tower's count of replicas, with their seconds."""
+    changes: list[tuple[float, int]] = []
+    for at_s, counts in samples:
+        if not changes or changes[-1][1] != counts[name]:
+            changes.append((at_s, counts[name]))
+    return ", ".join(f"{count} at {at_s:.1f} s" for at_s, count in changes)
 
 
 def change_target() -> dict[str, Any]:
@@ -173,31 +109,44 @@ def change_target() -> dict[str, Any]:
 
     config = AppConfig.model_validate(SETTINGS)
     before = replica_names()
-    targets = config.targets.model_dump() | {"target_images_per_replica": 77}
+    targets = config.targets.model_dump() | {"target_images_per_replica": NEW_TARGET}
     application = spec(config) | {"deployments": [{"name": "Router", "user_config": targets}]}
     client = _get_global_client()
     assert client is not None
     client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
-    router, end = serve.get_app_handle("embeddings"), time.monotonic() + 30
-    reported = 0.0
-    while reported != 77 and time.monotonic() < end:
+    router = serve.get_app_handle("embeddings")
+
+    def is_reported() -> bool:
         stats = router.record_autoscaling_stats.remote().result()
-        reported = stats["target_images_per_replica"]
-        time.sleep(0.2)
-    return {"reported": reported, "same_replicas": replica_names() == before}
+        return bool(stats["target_images_per_replica"] == NEW_TARGET)
+
+    return {
+        "reported_s": seconds_until(is_reported, 30),
+        "same_replicas": replica_names() == before,
+    }
+
+
+def measure() -> dict[str, Any]:
+    """Run all four scenes."""
+    one, none = dict.fromkeys(TOWERS, 1), dict.fromkeys(TOWERS, 0)
+    with serve_with_gpus() as url:
+        from serve_app.launch import launch
+
+        launch(AppConfig.model_validate(SETTINGS))
+        results = {
+            "burst of images": burst(url, "60 images", one),
+            "burst of texts, same rate": burst(url, "8 texts of 300 words", one),
+            "target changed live": change_target(),
+        }
+        launch(AppConfig.model_validate(TO_ZERO))
+        seconds_until(lambda: replicas() == none, SETTLE_S)
+        return results | {"from zero and back": burst(url, "query", none)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    as_json = parser.parse_args(arguments).json
-    results = {"machine": describe(torch.device("cpu"))} | measure()
-    if as_json:
-        print(json.dumps(results))
-        return
-    for name, value in results.items():
-        print(f"{name}: {value}")
+    """Run from the command line."""
+    options = report.command(__doc__).parse_args(arguments)
+    report.write(options, measure(), report.show_values)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """Does the batcher form full batches, spare queries the queue, and keep bulk's share?
 
-`python -m benchmarks.scheduling [--json]`. The device is simulated: it takes a fixed time for each
-batch and each token. Everything else is the product's own batcher, on a real event loop.
+    python -m benchmarks.scheduling [--json]
+
+The device is simulated: it takes a fixed time for each batch and each token. Everything else is the
+product's own batcher, on a real event loop.
 """
 
-import argparse
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 
-import torch
-
-from benchmarks.machine import describe
+from benchmarks.harness import report
 from deployments.engine.batcher import Batcher
 from deployments.messages import Lane
 
@@ -103,20 +101,13 @@ async def bulk_share() -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all three and print them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    as_json = parser.parse_args(arguments).json
+    options = report.command(__doc__).parse_args(arguments)
     results = {
-        "machine": describe(torch.device("cpu")),
         "batches_formed": asyncio.run(batches_formed()),
         "query_behind_documents": asyncio.run(query_behind_documents()),
         "bulk_share": asyncio.run(bulk_share()),
     }
-    if as_json:
-        print(json.dumps(results))
-        return
-    for name, values in results.items():
-        print(f"{name}: {values}")
+    report.write(options, results, report.show_values)
 
 
 if __name__ == "__main__":

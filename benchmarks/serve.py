@@ -1,41 +1,25 @@
-"""What reaches the reader of what the towers can do, and what a request costs around them.
+"""How much of what the towers can do reaches the caller?
 
     python -m benchmarks.serve [--mixes query "32 texts" ...] [--seconds 6] [--json]
-    python -m benchmarks.serve --trace FILE [--speedup 1 2 4] [--seconds 30]
-    python -m benchmarks.serve --rows
-    python -m benchmarks.serve --soak 100000
-    python -m benchmarks.serve --device cuda --size full [--json]
+    python -m benchmarks.serve --device cuda --size full
 
-Starts the service (HAProxy ingress, on loopback) and the baseline server of
-`benchmarks.baseline_server` on the same weights, and sends both the same requests in turns, from a
-process of its own: one caller; many callers (eight on a CPU, 48 on a GPU); then an open loop at
-growing rates up to the knee. The same towers called directly, with as many threads, give the rate
-to compare with. On a GPU both towers share it, as in `serve_app/configs/single_gpu.yaml`. With a
-trace, both get it at its own times, run faster. `--rows` shows what 1 to 512 texts in a request
-cost around the towers, `--soak` the Router's memory over many requests.
+Starts the service (HAProxy ingress) and a baseline server (harness/baseline_server.py) on the same
+weights, and sends both the same requests in turns, from a process of its own: one caller; many
+callers (eight on a CPU, 48 on a GPU); then an open loop at growing rates. The same towers called
+directly, with as many threads, give the rate to compare with. On a GPU both towers share it, as in
+`serve_app/configs/single_gpu.yaml`.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from benchmarks import endurance, replay
-from benchmarks.machine import describe
-from benchmarks.servers import (
-    Setup,
-    baseline_server,
-    prepared,
-    send,
-    send_counting,
-    service,
-)
+from benchmarks.harness import report
+from benchmarks.harness.callers import send, send_counting
+from benchmarks.harness.servers import Setup, baseline_server, checkpoint, service
 
 MIXES = ("query", "32 texts", "128 texts", "1 image", "8 images", "16 texts + 4 images")
 SHARES = (0.5, 0.8, 1.1)  # of the closed loop's rate, offered in the open loop
@@ -43,7 +27,7 @@ SHARES = (0.5, 0.8, 1.1)  # of the closed loop's rate, offered in the open loop
 
 def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
     """Ask one server for one mix: one caller, many callers, then growing rates."""
-    send(url, mix, 2, "--callers", str(callers))
+    send(url, mix, min(2, seconds), "--callers", str(callers))
     one = send(url, mix, seconds)
     many, cpu_ms = send_counting(url, mix, seconds, "--callers", str(callers))
     rates = {}
@@ -62,11 +46,11 @@ def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
 
 def direct(setup: Setup, mix: str, seconds: float) -> float:
     """Return the items per second of the towers, called with the same items in full batches."""
-    command = [sys.executable, "-m", "benchmarks.direct", "--mix", mix]
+    command = [sys.executable, "-m", "benchmarks.harness.direct", "--mix", mix]
     command += ["--seconds", str(seconds), *setup.options]
     threads = {"OMP_NUM_THREADS": str(int(setup.config.text.num_cpus))}
     done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=os.environ | threads
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads
     )
     return float(done.stdout)
 
@@ -81,7 +65,7 @@ def compare(setup: Setup, mixes: Sequence[str], seconds: float) -> dict[str, Any
                 "baseline": measure(baseline, mix, seconds, setup.callers),
                 "direct_items_per_s": direct(setup, mix, seconds),
             }
-            print(mix, json.dumps(results[mix]), file=sys.stderr, flush=True)
+            report.progress(f"{mix} {json.dumps(results[mix])}")
     return results
 
 
@@ -100,43 +84,16 @@ def show(results: dict[str, Any]) -> None:
         )
 
 
-# Any: what one of the four measures, and what prints it.
-def run(setup: Setup, options: argparse.Namespace) -> tuple[Any, Callable[[Any], None]]:
-    """Measure what the options ask for; returns the results and what prints them."""
-    if options.trace:
-        speedup, limit_ms = options.speedup, options.limit_ms
-        return replay.replay(setup, options.trace, speedup, options.seconds, limit_ms), replay.show
-    if options.rows:
-        return endurance.rows(setup, options.seconds), endurance.show_rows
-    if options.soak:
-        return endurance.soak(setup, options.soak), print
-    return compare(setup, options.mixes, options.seconds), show
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run from the command line."""
+    parser = report.command(__doc__)
     parser.add_argument("--mixes", nargs="*", default=MIXES)
-    parser.add_argument("--trace", type=Path, help="CSV with times and tokens: replay it instead")
-    parser.add_argument("--speedup", type=float, nargs="+", default=replay.SPEEDUPS)
-    parser.add_argument(
-        "--limit-ms", type=float, default=2000, help="how long a trace's callers wait"
-    )
-    parser.add_argument("--rows", action="store_true", help="requests of 1 to 512 texts instead")
-    parser.add_argument("--soak", type=int, metavar="REQUESTS", help="memory over many instead")
     parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--size", choices=("demo", "full"), default="demo", help="full: random weights"
-    )
+    report.add_model(parser)
     options = parser.parse_args(arguments)
-    with prepared(options.device, options.size) as setup:
-        results, display = run(setup, options)
-    if options.json:
-        print(json.dumps({"machine": describe(torch.device(options.device)), "results": results}))
-    else:
-        display(results)
+    with checkpoint(options.size) as source:
+        results = compare(Setup.on(options.device, source), options.mixes, options.seconds)
+    report.write(options, results, show)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ threads; the ids are compared.
     python -m benchmarks.tokens [--json]
 """
 
-import argparse
-import json
 import os
 import random
 import string
@@ -17,12 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pydoc_data.topics import topics
 from statistics import mean, median
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from tokenizers import Tokenizer
 
-from benchmarks import machine
+from benchmarks.harness import report
 from deployments.model.architecture import Architecture
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import DEMO
@@ -51,7 +48,7 @@ class Result:
 def corpora() -> dict[str, list[str]]:
     """Return texts by kind, the same in every run of one release of Python."""
     chance = random.Random(11)
-    names = [name for picture in pictures() for name in picture.names.values()]
+    names = [name for image in pictures() for name in image.names.values()]
     chance.shuffle(names)
     letters = string.ascii_lowercase
     nonsense = ["".join(chance.choices(letters, k=7)) for _ in range(NUM_RANDOM * WORDS)]
@@ -100,24 +97,23 @@ def timed(run: Callable[[], T]) -> tuple[T, float]:
     return found, (time.process_time() - start_s) / BATCH * 1e6
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads add time of their own
-    results = [compare(work, texts) for work, texts in corpora().items()]
-    about = machine.describe(torch.device("cpu"))
-    if options.json:
-        print(json.dumps({"machine": about, "results": [asdict(x) for x in results]}))
-        return
-    print(f"machine: {about}\nmicroseconds of processor time a text")
-    for x in results:
+def show(results: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each kind of text."""
+    print("microseconds of processor time a text")
+    for result in results:
+        x = Result(**result)
         print(
             f"{x.work:32s} {x.tokens:5.1f} tokens: library {x.library_us:6.1f}, words new to "
             f"known {x.us:6.1f} ({x.library_us / x.us:.1f}x), known {x.again_us:6.1f} "
             f"({x.library_us / x.again_us:.1f}x)"
         )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    options = report.command(__doc__).parse_args(arguments)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads add time of their own
+    report.write(options, [asdict(compare(*corpus)) for corpus in corpora().items()], show)
 
 
 if __name__ == "__main__":

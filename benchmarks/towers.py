@@ -12,20 +12,17 @@ float32.
 Needs the extra `reference`.
 """
 
-import argparse
-import json
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import machine, random_checkpoint, workloads
+from benchmarks.harness import machine, report, workloads
+from benchmarks.harness.servers import checkpoint
 from deployments.model import ClipModel
 from deployments.model.output import Rows, finish
 from deployments.model.tokenizer import TokenIds
@@ -164,35 +161,29 @@ def measure(
     )
 
 
-def run(device: str, size: str, dtype: str, folder: Path) -> dict[str, object]:
-    """Measure everything; returns what `--json` prints."""
-    source = "demo"
-    if size == "full":
-        random_checkpoint.write(folder)
-        source = str(folder)
+def run(source: str, device: str, size: str, dtype: str) -> dict[str, Any]:
+    """Measure everything."""
     amounts = workloads.sizes(device, size)
-    start = time.perf_counter()
+    start_s = time.perf_counter()
     native = ClipModel.load(source, device=device, dtype=dtype)
-    load_s = time.perf_counter() - start
-    report = native.warm_up(*workloads.warm_budget(native.architecture, amounts))
+    load_s = time.perf_counter() - start_s
+    warm_up = native.warm_up(*workloads.warm_budget(native.architecture, amounts))
     reference = _reference(source, device, native.choices["dtype"])
     exact = native.choices["dtype"] == "float32"
     oracle = reference if exact else _reference(source, device, "float32")
     where = torch.device(native.choices["device"])
-    kind = getattr(torch, native.choices["dtype"])
-    ceiling = machine.ceiling_flops(where, kind)
+    ceiling = machine.ceiling_flops(where, getattr(torch, native.choices["dtype"]))
     results = []
     for work in works(native, amounts):
-        results.append(measure(work, native, reference, oracle, ceiling))
-        _print(results[-1])
+        report.progress(work.name)
+        results.append(asdict(measure(work, native, reference, oracle, ceiling)))
     return {
-        "machine": machine.describe(where),
         "choices": native.choices,
         "size": size,
         "load_s": load_s,
-        "warm_up": asdict(report),
+        "warm_up": asdict(warm_up),
         "ceiling_tflops": ceiling / 1e12,
-        "results": [asdict(result) for result in results],
+        "work": results,
     }
 
 
@@ -202,31 +193,28 @@ def _reference(source: str, device: str, dtype: str) -> ClipModel:
     )
 
 
-def _print(result: Result) -> None:
-    print(
-        f"{result.name:32s} {result.native_rate:12,.1f} {result.unit}/s {result.native_ms:10.2f} ms"
-        f"  {result.ratio:6.2f}x reference  {result.ceiling_share:6.1%} of ceiling"
-        f"  cosine {result.min_cosine:.7f}  difference {result.max_difference:.1e}",
-        file=sys.stderr,
-        flush=True,
-    )
+def show(results: dict[str, Any]) -> None:
+    """Print how the towers run, and a line for each work."""
+    work = results["work"]
+    report.show_values({name: value for name, value in results.items() if value is not work})
+    for result in (Result(**values) for values in work):
+        print(
+            f"{result.name:32s} {result.native_rate:12,.1f} {result.unit}/s "
+            f"{result.native_ms:10.2f} ms  {result.ratio:6.2f}x reference  "
+            f"{result.ceiling_share:6.1%} of ceiling  cosine {result.min_cosine:.7f}  "
+            f"difference {result.max_difference:.1e}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--size", choices=("full", "demo"), default="demo")
+    parser = report.command(__doc__)
+    report.add_model(parser)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--json", action="store_true", help="print JSON; the table goes to stderr")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        report = run(options.device, options.size, options.dtype, Path(folder))
-    if options.json:
-        print(json.dumps(report))
-        return
-    for name in ("machine", "choices", "load_s", "warm_up", "ceiling_tflops"):
-        print(f"{name}: {report[name]}")
+    with checkpoint(options.size) as source:
+        results = run(source, options.device, options.size, options.dtype)
+    report.write(options, results, show)
 
 
 if __name__ == "__main__":

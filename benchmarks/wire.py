@@ -1,26 +1,27 @@
 """What do the answers' encodings cost, and what share of a request is spent outside the towers?
 
-`python -m benchmarks.wire [--width 1024] [--requests 10] [--json]` writes random rows in every
-encoding and body type and times it, and the reading of texts (of words seen before) and pictures;
-then it starts the service on this machine and reads, from the Server-Timing header of real
+    python -m benchmarks.wire [--width 1024] [--requests 10] [--json]
+
+Writes random rows in every encoding and body type and times it, and the reading of texts (of words
+seen before) and images; then starts the service and reads, from the Server-Timing header of real
 requests, where their time went. One request at a time.
 """
 
-import argparse
 import base64
 import json
 import os
-import re
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import median
 
-import httpx
 import numpy as np
-import torch
 
-from benchmarks.machine import describe
+from benchmarks.harness import report
+from benchmarks.harness.callers import ask
+from benchmarks.harness.mixes import calls
+from benchmarks.harness.outcomes import Outcome
+from benchmarks.harness.servers import service
 from deployments.config import AppConfig
 from deployments.images.sources import decode_base64
 from deployments.messages import Embeddings, Usage
@@ -32,11 +33,12 @@ from serve_app.api import arrow
 from serve_app.api.rendering import ENCODINGS, JSON, NPY, Encoding, Form, render
 from serve_app.api.request import parse
 from serve_app.api.served import Served
-from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 
 ROWS = (1, 32, 512)
-PICTURE_BYTES = (20_000, 150_000, 2_000_000)
-WORDS_PER_TEXT = 20
+IMAGE_BYTES = (20_000, 150_000, 2_000_000)
+MIX = "{} texts of 20 words"
+WARM_UP = 2  # requests
+LONG_S = 600.0  # the number of requests ends a run, not the time
 ROUNDS = 15
 CONFIG = AppConfig.model_validate({"text": {"num_cpus": 0.5}, "router": {"num_cpus": 0.5}})
 
@@ -75,8 +77,8 @@ def parsing(served: Served, tokenizer: TextTokenizer) -> list[dict[str, object]]
     """Time the reading of requests and what the tokenizer takes for them; milliseconds, bytes."""
     results: list[dict[str, object]] = []
     for num_rows in ROWS:
-        body = request(num_rows)
-        texts = json.loads(body)["input"]
+        body = next(calls(MIX.format(num_rows), encoding="float")).body
+        texts = [item["text"] for item in json.loads(body)["input"]]
         timed = {
             "ms": median_ms(partial(parse, body, served)),
             "tokenise_ms": median_ms(partial(tokenizer.encode_each, texts)),
@@ -86,12 +88,12 @@ def parsing(served: Served, tokenizer: TextTokenizer) -> list[dict[str, object]]
     return results
 
 
-def pictures() -> list[dict[str, object]]:
-    """Time the decoding of pictures in base64, and Python's own; milliseconds."""
+def images() -> list[dict[str, object]]:
+    """Time the decoding of images in base64, and Python's own; milliseconds."""
     results: list[dict[str, object]] = []
-    for num_bytes in PICTURE_BYTES:
+    for num_bytes in IMAGE_BYTES:
         text = base64.b64encode(os.urandom(num_bytes)).decode()
-        ms = median_ms(partial(decode_base64, "the picture", text, num_bytes))
+        ms = median_ms(partial(decode_base64, "the image", text, num_bytes))
         stdlib_ms = median_ms(partial(base64.b64decode, text, validate=True))
         row = {"bytes": num_bytes, "ms": round(ms, 4), "stdlib_ms": round(stdlib_ms, 4)}
         results.append({**row, "gain": round(stdlib_ms / ms, 1)})
@@ -100,38 +102,32 @@ def pictures() -> list[dict[str, object]]:
 
 def shares(requests: int) -> list[dict[str, object]]:
     """Ask a running service and return where the time of its requests goes, in milliseconds."""
-    ingress = Ingress("stock", LOOPBACK, free_port())
-    prepare_environment(ingress)
     results: list[dict[str, object]] = []
-    with running(CONFIG, ingress) as url, httpx.Client(base_url=url, timeout=120) as client:
+    with service(CONFIG, "stock") as url:
         for num_rows in ROWS:
             for encoding in ("float", "base64"):
-                body = request(num_rows, encoding)
-                asked = [ask(client, body) for _ in range(requests + 2)][2:]  # two to warm up
-                names = sorted({name for one in asked for name in one})
+                options = ["--encoding", encoding, "--requests", str(requests + WARM_UP)]
+                outcomes = ask(url, MIX.format(num_rows), LONG_S, *options)[WARM_UP:]
                 row: dict[str, object] = {"rows": num_rows, "encoding": encoding}
-                for name in names:
-                    row[name] = round(statistics.median(one.get(name, 0) for one in asked), 3)
-                outside = [1 - one["towers"] / one["whole"] for one in asked]
-                row["share_outside_towers"] = round(statistics.median(outside), 3)
-                results.append(row)
+                results.append(row | medians(outcomes))
     return results
 
 
-def ask(client: httpx.Client, body: bytes) -> dict[str, float]:
-    """Send one request; milliseconds by part, and as seen from outside."""
-    start_s = time.perf_counter()
-    answer = client.post("/v1/embeddings", content=body)
-    whole_ms = 1000 * (time.perf_counter() - start_s)
-    assert answer.status_code == 200, answer.text
-    parts = re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"])
-    return {name: float(value) for name, value in parts} | {"whole": whole_ms}
+def medians(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Return the median of each stage, of the whole, and of the share outside the towers.
 
-
-def request(num_rows: int, encoding: str = "float") -> bytes:
-    """Return a request of different texts."""
-    texts = [f"{number} " + "word " * WORDS_PER_TEXT for number in range(num_rows)]
-    return json.dumps({"input": texts, "embedding_type": encoding}).encode()
+    Raises:
+        RuntimeError: a request was not answered.
+    """
+    if not all(outcome.is_right for outcome in outcomes):
+        raise RuntimeError(f"not every request was answered: {outcomes}")
+    timed = [outcome.stages_ms | {"whole": 1e3 * outcome.latency_s} for outcome in outcomes]
+    names = sorted({name for one in timed for name in one})
+    row: dict[str, object] = {
+        name: round(median(one.get(name, 0) for one in timed), 3) for name in names
+    }
+    outside = median(1 - one["towers"] / one["whole"] for one in timed)
+    return row | {"share_outside_towers": round(outside, 3)}
 
 
 def median_ms(run: Callable[[], object]) -> float:
@@ -141,7 +137,7 @@ def median_ms(run: Callable[[], object]) -> float:
         start_s = time.perf_counter()
         run()
         times.append(1000 * (time.perf_counter() - start_s))
-    return statistics.median(times[2:])
+    return median(times[2:])
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -155,28 +151,27 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def show(results: dict[str, list[dict[str, object]]]) -> None:
+    """Print a table for each part."""
+    for name, rows in results.items():
+        print(f"\n{name}\n\n{table(rows)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = report.command(__doc__)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--requests", type=int, default=10)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     architecture = Architecture.read(DEMO)
     tokenizer = TextTokenizer(DEMO, architecture.text)
-    found = {
-        "machine": describe(torch.device("cpu")),
-        "rendering": rendering(arguments.width),
+    results = {
+        "rendering": rendering(options.width),
         "parsing": parsing(Served(CONFIG, architecture), tokenizer),
-        "pictures": pictures(),
-        "shares": shares(arguments.requests),
+        "images": images(),
+        "shares": shares(options.requests),
     }
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    print(found["machine"])
-    for name in ("rendering", "parsing", "pictures", "shares"):
-        print(f"\n{name}\n\n{table(found[name])}")  # type: ignore[arg-type]
+    report.write(options, results, show)
 
 
 if __name__ == "__main__":

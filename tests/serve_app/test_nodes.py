@@ -13,14 +13,14 @@ def test_replicas_land_on_nodes_of_their_own_type_which_come_and_go_with_the_loa
 
     In a process of its own, since it needs a Ray of its own.
     """
-    command = [sys.executable, "-m", "benchmarks.cluster_faults", "--what", "types"]
+    command = [sys.executable, "-m", "benchmarks.nodes", "--json"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True
     )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout)["results"]
     one_each = {"Router": ["router"], "TextTower": ["text"], "VisionTower": ["vision"]}
     one_node_each = {"head": 1, "router": 1, "text": 1, "vision": 1}
     assert (found["at_start"], found["nodes"]) == (one_each, one_node_each)
-    assert found["statuses"] == {"200": 24}
+    assert found["outcomes"] == {"200": 24}
     assert found["under_load"] == one_each | {"TextTower": ["text", "text"]}
     assert (found["at_end"], found["nodes_at_end"]) == (one_each, one_node_each)

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.harness.processes import descendants, is_alive, of_kind
 from serve_app.server import free_port
 
 SETTINGS = (
@@ -138,8 +139,7 @@ def test_only_requests_in_flight_fail_when_a_router_is_killed(up):
         for _ in range(4):
             callers.submit(ask)
         wait_until(lambda: len(ended) >= 20)
-        below = processes_below(up.process.pid)
-        os.kill(next(pid for pid, name in below.items() if "embeddings:Router" in name), 9)
+        of_kind(up.process.pid, "Router")[0].kill()
         before = len(ended)
         wait_until(lambda: len(ended) >= before + 60)
         stop.set()
@@ -151,7 +151,7 @@ def test_only_requests_in_flight_fail_when_a_router_is_killed(up):
 def test_sigterm_finishes_what_is_under_way_refuses_the_rest_and_leaves_nothing(up):
     """A long request gets its rows, a later one a 503; the code is 0, and no process is left."""
     long = {"input": [f"text number {n} " * 20 for n in range(800)], "dimensions": 8}
-    below = processes_below(up.process.pid)
+    below = descendants(up.process.pid)
     with ThreadPoolExecutor(1) as caller:
         under_way = caller.submit(up.post, long)
         time.sleep(0.5)  # it is with the towers by now
@@ -161,7 +161,7 @@ def test_sigterm_finishes_what_is_under_way_refuses_the_rest_and_leaves_nothing(
         assert len(under_way.result().json()["data"]) == 800
     assert up.process.wait(timeout=60) == 0
     assert len(below) > 5
-    wait_until(lambda: not any(command_of(pid) == name for pid, name in below.items()))
+    wait_until(lambda: not any(map(is_alive, below)))
 
 
 def spans(logs: Path) -> Iterator[tuple[str, str]]:
@@ -184,31 +184,6 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.05)
-
-
-def processes_below(ancestor: int) -> dict[int, str]:
-    """Return the commands of the descendants of a process, by process."""
-    listing = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], check=True, capture_output=True, text=True
-    ).stdout
-    rows = [line.split(maxsplit=2) for line in listing.splitlines()]
-    parent_of = {int(pid): int(parent) for pid, parent, *_ in rows}
-
-    def descends(pid: int) -> bool:
-        while pid in parent_of and pid != ancestor:
-            pid = parent_of[pid]
-        return pid == ancestor
-
-    pids = [pid for pid in parent_of if pid != ancestor and descends(pid)]
-    return {pid: command for pid in pids if (command := command_of(pid))}
-
-
-def command_of(pid: int) -> str:
-    """Return a living process's command, empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
 
 
 def read_until(process: subprocess.Popen[str], word: str) -> str:

@@ -6,11 +6,11 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.harness.processes import REPLICAS, of_kind, resident_bytes
 from deployments.model.weights.source import DEMO
 
 GOLDEN = sorted((DEMO / "golden").glob("*.*"))
@@ -85,13 +85,6 @@ def test_an_animation_is_its_first_frame(service):
 
 def replica_bytes() -> int:
     """Return the resident memory of the service's replicas that this test session started."""
-    total = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ServeReplica:embeddings" in (process / "cmdline").read_bytes():
-                pages = int((process / "statm").read_text().split()[1])
-                total += pages * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError):  # it has just ended
-            continue
+    total = resident_bytes(of_kind(os.getpid(), *REPLICAS))
     assert total > 0
     return total

@@ -1,15 +1,16 @@
-"""The parts of `benchmarks.serve` that a GPU is not needed for."""
+"""The servers that are compared, and the direct calls that they are compared with."""
 
 import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import direct, servers
-from benchmarks.load import calls
+from benchmarks.harness import direct, servers
+from benchmarks.harness.mixes import calls
 from deployments.model import ClipModel
 from serve_app.server import needed_gpus
 
@@ -52,12 +53,20 @@ def test_a_gpus_direct_call_decodes_before_and_gives_the_same_rows(
 ) -> None:
     images = direct.items("8 images", direct.FEW)[1]
     monkeypatch.setattr(direct, "MAX_BATCH_IMAGES", 3)
-    run: Callable[[], object] = direct.images_run(OnGpu(demo), images)  # type: ignore[arg-type]
-    rows = run()
-    assert isinstance(rows, list)
+    runs: list[Callable[[], Any]] = direct.image_runs(OnGpu(demo), images)  # type: ignore[arg-type]
+    rows = [run() for run in runs]
     assert [len(part) for part in rows] == [3, 3, 2]
     expected = demo.encode_image(images, normalized=False)
     np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-5)
+
+
+def test_texts_are_cut_into_full_batches_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that is longer than a batch goes alone."""
+    monkeypatch.setattr(direct, "MAX_BATCH_TOKENS", 10)
+    texts = [np.full(length, index, np.int32) for index, length in enumerate((4, 6, 1, 12, 3))]
+    batches = direct.text_batches(texts)
+    assert [[len(ids) for ids in batch] for batch in batches] == [[4, 6], [1], [12], [3]]
+    assert [ids[0] for batch in batches for ids in batch] == [0, 1, 2, 3, 4]
 
 
 def test_a_server_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

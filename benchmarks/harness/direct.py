@@ -1,8 +1,8 @@
-"""The towers called directly with full batches, in a process of their own: no HTTP and no Ray.
+"""The towers called directly with full batches: no HTTP and no Ray.
 
-    python -m benchmarks.direct --mix "32 texts" [--seconds 6] [--device cuda --source FOLDER]
+    python -m benchmarks.harness.direct --mix "32 texts" [--device cuda --source FOLDER]
 
-Prints items per second. Texts are tokenised before. Pictures are decoded in the measured time on a
+Prints items per second. Texts are tokenised before. Images are decoded in the measured time on a
 CPU, whose cores decode for the service too, and before it for a GPU.
 """
 
@@ -11,18 +11,21 @@ import base64
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from benchmarks.load import calls
+from benchmarks.harness.mixes import calls
 from deployments.model import ClipModel
 from deployments.model.clip import MAX_BATCH_IMAGES, MAX_BATCH_TOKENS, TowerName
-from deployments.routing.tower_request import cut
+from deployments.model.pictures.image import Pixels
+from deployments.model.tokenizer import TokenIds
 
 ENOUGH = {"texts": 1920, "images": 320}
 FEW = {"texts": 16, "images": 4}  # the published size takes seconds for each on a CPU
+Run = Callable[[], object]
 
 
 def items(mix: str, enough: dict[str, int]) -> tuple[list[str], list[bytes]]:
-    """Return the texts and the pictures of as many requests as give enough of either."""
+    """Return the texts and the images of as many requests as give enough of either."""
     texts: list[str] = []
     images: list[bytes] = []
     for call in calls(mix):
@@ -36,21 +39,36 @@ def items(mix: str, enough: dict[str, int]) -> tuple[list[str], list[bytes]]:
     return texts, images
 
 
-def texts_run(model: ClipModel, texts: Sequence[str]) -> Callable[[], object]:
-    """Return what embeds the texts once."""
-    token_ids = model.tokenizer.encode(texts)
-    parts = cut([len(ids) for ids in token_ids], MAX_BATCH_TOKENS)
-    batches = [token_ids[part] for part in parts]
-    return lambda: [model.embed_tokens(batch) for batch in batches]
+def text_batches(token_ids: Sequence[TokenIds]) -> list[list[TokenIds]]:
+    """Cut texts into batches of the most tokens that the towers take at once, in their order."""
+    batches: list[list[TokenIds]] = [[]]
+    tokens = 0
+    for ids in token_ids:
+        if batches[-1] and tokens + len(ids) > MAX_BATCH_TOKENS:
+            batches.append([])
+            tokens = 0
+        batches[-1].append(ids)
+        tokens += len(ids)
+    return batches
 
 
-def images_run(model: ClipModel, images: Sequence[bytes]) -> Callable[[], object]:
-    """Return what embeds the pictures once."""
+def text_runs(model: ClipModel, token_ids: Sequence[TokenIds]) -> list[Run]:
+    """Return a call for each batch of texts."""
+    return [partial(model.embed_tokens, batch) for batch in text_batches(token_ids)]
+
+
+def pixel_runs(model: ClipModel, pixels: Pixels) -> list[Run]:
+    """Return a call for each batch of decoded images."""
+    starts = range(0, len(pixels), MAX_BATCH_IMAGES)
+    return [partial(model.embed_pixels, pixels[x : x + MAX_BATCH_IMAGES]) for x in starts]
+
+
+def image_runs(model: ClipModel, images: Sequence[bytes]) -> list[Run]:
+    """Return calls that embed encoded images."""
     if model.choices["device"] == "cpu":
-        return lambda: model.encode_image(images, normalized=False, batch_size=MAX_BATCH_IMAGES)
-    parts = [slice(x, x + MAX_BATCH_IMAGES) for x in range(0, len(images), MAX_BATCH_IMAGES)]
-    batches = [model.decode_images(images[part]).pixels for part in parts]
-    return lambda: [model.embed_pixels(batch) for batch in batches]
+        return [partial(model.encode_image, images, normalized=False, batch_size=MAX_BATCH_IMAGES)]
+    parts = [images[x : x + MAX_BATCH_IMAGES] for x in range(0, len(images), MAX_BATCH_IMAGES)]
+    return [partial(model.embed_pixels, model.decode_images(part).pixels) for part in parts]
 
 
 def rate(mix: str, seconds: float, device: str, source: str) -> float:
@@ -61,8 +79,8 @@ def rate(mix: str, seconds: float, device: str, source: str) -> float:
     towers = [name for name, work in wanted if work]
     model = ClipModel.load(source, device=device, dtype="auto", towers=towers)
     model.warm_up()
-    runs = [texts_run(model, texts)] if texts else []
-    runs += [images_run(model, images)] if images else []
+    runs = text_runs(model, model.tokenizer.encode(texts)) if texts else []
+    runs += image_runs(model, images) if images else []
     for run in runs:
         run()
     begin_s, rounds = time.perf_counter(), 0

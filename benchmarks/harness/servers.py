@@ -1,7 +1,8 @@
-"""The servers that `benchmarks.serve` compares, and the generator that sends to them."""
+"""The servers that benchmarks send to: the service, and a baseline to compare it with."""
 
-import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,16 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from benchmarks import random_checkpoint
-from benchmarks.processes import cpu_s
+from benchmarks.harness import random_checkpoint
 from deployments.config import AppConfig
-from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
+from serve_app.server import (
+    HAPROXY_PORTS,
+    LOOPBACK,
+    Ingress,
+    free_port,
+    prepare_environment,
+    running,
+)
 from serve_app.settings import CORES_PER_ROUTER, read_config
 
-SINGLE_GPU = Path(__file__).parents[1] / "serve_app" / "configs" / "single_gpu.yaml"
+ROOT = Path(__file__).parents[2]
+SINGLE_GPU = ROOT / "serve_app" / "configs" / "single_gpu.yaml"
 READY_S = 300
+Proxy = Literal["haproxy", "stock"]
 
 
 @dataclass(frozen=True)
@@ -58,21 +67,53 @@ class Setup:
 
 
 @contextmanager
-def prepared(device: str, size: str) -> Iterator[Setup]:
-    """Yield the setup of the shipped checkpoint, or of a random one of the published size."""
+def checkpoint(size: str) -> Iterator[str]:
+    """Yield the source of the shipped checkpoint, or of a random one of the published size."""
     with tempfile.TemporaryDirectory() as folder:
         if size == "full":
             random_checkpoint.write(Path(folder))
-        yield Setup.on(device, folder if size == "full" else "demo")
+        yield folder if size == "full" else "demo"
 
 
 @contextmanager
-def service(config: AppConfig) -> Iterator[str]:
-    """Run the service with the HAProxy ingress on loopback; yields its URL."""
-    ingress = Ingress("haproxy", LOOPBACK, free_port())
+def service(config: AppConfig, proxy: Proxy = "haproxy") -> Iterator[str]:
+    """Run the service on loopback, without its cache of rows; yields its URL.
+
+    The generator sends the same texts again in the next run: with a cache, only the first run
+    would reach the towers.
+    """
+    router = config.router.model_copy(update={"cache_bytes": 0})
+    config = config.model_copy(update={"router": router})
+    with ray_folder():
+        ingress = new_ingress(proxy)
+        with running(config, ingress) as url:
+            stop_on_sigterm()
+            yield url
+
+
+def new_ingress(proxy: Proxy) -> Ingress:
+    """Choose free ports, and set what Ray Serve reads before it is imported."""
+    for variable in HAPROXY_PORTS:
+        os.environ[variable] = str(free_port())
+    ingress = Ingress(proxy, LOOPBACK, free_port())
     prepare_environment(ingress)
-    with running(config, ingress) as url:
-        yield url
+    return ingress
+
+
+@contextmanager
+def ray_folder() -> Iterator[Path]:
+    """Keep Ray's files in a folder of their own until the block ends; its path is short."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    os.environ["RAY_TMPDIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop_on_sigterm() -> None:
+    """End as on Ctrl-C, so that nothing is left behind; Ray has set a handler of its own."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextmanager
@@ -83,7 +124,7 @@ def baseline_server(setup: Setup) -> Iterator[str]:
         RuntimeError: it does not.
     """
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.baseline_server", "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.harness.baseline_server", "--port", str(port)]
     url, process = f"http://{LOOPBACK}:{port}", subprocess.Popen([*command, *setup.options])
     try:
         _wait_for(f"{url}/ready", process)
@@ -102,24 +143,3 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"nothing answers at {url}; the server's status is {process.poll()}")
-
-
-def send(url: str, mix: str, seconds: float, *options: str) -> dict[str, Any]:
-    """Run the generator in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.load", "--url", url, "--mix", mix]
-    command += ["--seconds", str(seconds), *options]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def send_counting(
-    url: str, mix: str, seconds: float, *options: str
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Run the generator; return its result and the processor milliseconds per request, by kind."""
-    before = cpu_s(os.getpid())
-    result = send(url, mix, seconds, *options)
-    after = cpu_s(os.getpid())
-    requests = max(1, sum(result["outcomes"].values()))
-    kinds = before.keys() & after.keys()
-    return result, {kind: 1e3 * (after[kind] - before[kind]) / requests for kind in kinds}

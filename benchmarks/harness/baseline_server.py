@@ -3,7 +3,7 @@
 FastAPI in one process, the towers of transformers and timm (`implementation="reference"`), texts in
 padded batches of 32 sorted by length as sentence-transformers does it, a lock around the model.
 
-    python -m benchmarks.baseline_server --port 8080 [--source demo] [--device cpu]
+    python -m benchmarks.harness.baseline_server --port 8080 [--source demo] [--device cpu]
 """
 
 import argparse

@@ -4,10 +4,14 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
+import psutil
 import torch
+
+LIBRARIES = ("ray", "numpy", "pillow", "tokenizers", "transformers", "timm")
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
@@ -16,9 +20,15 @@ def describe(device: torch.device) -> dict[str, str | int]:
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # an extra
+            continue
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = str(torch.version.cuda)
@@ -29,12 +39,7 @@ def ceiling_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Return the rate of a large square matrix product in operations per second."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / seconds(lambda: a @ b, device, rounds=7)
-
-
-def seconds(run: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Return the median wall time of a run, after one that does not count."""
-    return median([timed(run, device) for _ in range(rounds + 1)][1:])
+    return 2 * size**3 / median([timed(lambda: a @ b, device) for _ in range(8)][1:])
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""The work that the tower benchmarks measure: token ids and pictures, the same in every run."""
+"""The work that the tower benchmarks measure: token ids and images, the same in every run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Sizes:
         equal_tokens: tokens of a batch of equal texts.
         rounds: timed runs of each implementation.
         image_batches: sizes of the batches of pixels.
-        jpegs: pictures per JPEG measurement; 0 where the tower alone takes seconds a picture.
+        jpegs: images per JPEG measurement; 0 where the tower alone takes seconds an image.
     """
 
     mix_texts: int
@@ -63,13 +63,13 @@ def equal_texts(arch: TextArchitecture, length: int, count: int) -> list[TokenId
 
 
 def pixels(arch: VisionArchitecture, count: int) -> Pixels:
-    """Return noise as pictures: uint8 [count, size, size, 3]."""
+    """Return noise as images: uint8 [count, size, size, 3]."""
     shape = (count, arch.image_size, arch.image_size, 3)
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
 
 
 def jpegs(width: int, height: int, count: int, distinct: int = 8) -> list[bytes]:
-    """Return encoded pictures with detail at every scale, about 1.3 bits a pixel as photographs."""
+    """Return encoded images with detail at every scale, about 1.3 bits a pixel as photographs."""
     encoded = [_jpeg(width, height, seed) for seed in range(min(distinct, count))]
     return [encoded[index % len(encoded)] for index in range(count)]
 
@@ -82,7 +82,7 @@ def text_flops(arch: TextArchitecture, texts: Sequence[TokenIds]) -> float:
 
 
 def vision_flops(arch: VisionArchitecture, count: int) -> float:
-    """Return the operations of the layers on pictures."""
+    """Return the operations of the layers on images."""
     width, tokens = arch.width, arch.num_tokens
     linear = 8 * width**2 + 6 * width * arch.mlp_width
     return float(count * arch.layers * tokens * (linear + 4 * width * tokens))

@@ -1,0 +1,1 @@
+"""What the benchmarks share: load, servers, processes, machine, work to measure."""
