@@ -43,7 +43,7 @@ from benchmarks.processes import descendants
 from deployments.model import ClipModel
 from deployments.model.tokenizer import TokenIds
 from deployments.model.towers.packing import text_batches
-from serve_app.gallery import phrases, pictures
+from serve_app.gallery import gallery_images, phrases
 
 MEDIAN_WORDS = 27  # about 67 tokens
 SIGMA = 1.1
@@ -84,7 +84,7 @@ def make_input(folder: Path, texts: int, images: int) -> Path:
     lengths = np.exp(random.normal(np.log(MEDIAN_WORDS), SIGMA, texts)).clip(1, MOST_WORDS)
     rows = [" ".join(random.choice(words, int(length))) for length in lengths]
     places: list[str | None] = [None] * texts
-    gallery = [Image.open(picture.path).convert("RGB") for picture in pictures()]
+    gallery = [Image.open(picture.path).convert("RGB") for picture in gallery_images()]
     for index in range(images):
         extension, kind = FORMATS[index % len(FORMATS)]
         name = f"{index}.{extension}"

@@ -20,7 +20,7 @@ import aiohttp
 import numpy as np
 
 from benchmarks.load import session, text
-from serve_app.gallery import pictures
+from serve_app.gallery import gallery_images
 
 DIMENSIONS = 64
 PROBE = {"text": "red apple"}
@@ -44,7 +44,7 @@ class Outcome:
 def bodies(mix: str) -> Iterator[tuple[str, bytes, int]]:
     """Yield name, body and number of items of a mix without end; the same in every run."""
     chance = random.Random(0)
-    images = cycle([base64.b64encode(x.path.read_bytes()).decode() for x in pictures()])
+    images = cycle([base64.b64encode(x.path.read_bytes()).decode() for x in gallery_images()])
     names = [mix] if mix in MIXES else [name for name in MIXES for _ in range(SHARES[name])]
     while True:
         name = chance.choice(names)

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.outcomes import Outcome, summary
 from deployments.plan.traffic import read_trace
-from serve_app.gallery import pictures
+from serve_app.gallery import gallery_images
 
 WORDS = (
     "red",
@@ -89,7 +89,7 @@ def distinct_images() -> Iterator[str]:
     A Router computes what it is asked for twice at a time only once; decoders do not read what
     comes after a picture.
     """
-    files = [picture.path.read_bytes() for picture in pictures()]
+    files = [picture.path.read_bytes() for picture in gallery_images()]
     for number in count():
         yield base64.b64encode(files[number % len(files)] + number.to_bytes(8, "big")).decode()
 

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.machine import describe
 from deployments.config import AppConfig
-from serve_app.gallery import pictures
+from serve_app.gallery import gallery_images
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment
 
 TOWERS = ("TextTower", "VisionTower")
@@ -121,7 +121,7 @@ def measure() -> dict[str, Any]:
 
     from serve_app.launch import launch
 
-    files = [p.path.read_bytes() for p in pictures()[:60]]
+    files = [p.path.read_bytes() for p in gallery_images()[:60]]
 
     # No two items alike, since those would be computed only once.
     def image_body(number: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from benchmarks import machine
 from deployments.model.architecture import Architecture
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import DEMO
-from serve_app.gallery import pictures
+from serve_app.gallery import gallery_images
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Result:
 def corpora() -> dict[str, list[str]]:
     """Return texts by kind, the same in every run of one release of Python."""
     chance = random.Random(11)
-    names = [name for picture in pictures() for name in picture.names.values()]
+    names = [name for picture in gallery_images() for name in picture.names.values()]
     chance.shuffle(names)
     letters = string.ascii_lowercase
     nonsense = ["".join(chance.choices(letters, k=7)) for _ in range(NUM_RANDOM * WORDS)]

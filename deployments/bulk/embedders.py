@@ -25,7 +25,7 @@ from deployments.bulk.columns import (
     vector_column,
 )
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.prepare import Preparer
+from deployments.bulk.prepare import RowPreparer
 from deployments.bulk.tower import BulkTower
 from deployments.model.output import Row, Rows, finish
 from deployments.model.pictures.image import Pixels
@@ -41,12 +41,12 @@ DECODES_AHEAD = 2  # batches of pictures decoded while the tower works
 
 
 class TextEmbedder:
-    """Adds `text_embedding`; takes rows as they come, or as `Preparer` left them."""
+    """Adds `text_embedding`; takes rows as they come, or as `RowPreparer` left them."""
 
     def __init__(self, options: EmbedOptions) -> None:
         budget = options.app.text
         self._options = options
-        self._preparer: Preparer | None = None
+        self._preparer: RowPreparer | None = None
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
         self._tower: BulkTower[TokenIds] = BulkTower(
@@ -71,17 +71,17 @@ class TextEmbedder:
 
     def _prepare(self, table: pa.Table) -> pa.Table:
         if self._preparer is None:
-            self._preparer = Preparer(self._options.model_copy(update={"image": None}))
+            self._preparer = RowPreparer(self._options.model_copy(update={"image": None}))
         return self._preparer(table)
 
 
 class ImageEmbedder:
-    """Adds `image_embedding`; takes rows as they come, or as `Preparer` left them."""
+    """Adds `image_embedding`; takes rows as they come, or as `RowPreparer` left them."""
 
     def __init__(self, options: EmbedOptions) -> None:
         self._options = options
         self._images = options.app.vision.max_batch_images
-        self._preparer: Preparer | None = None
+        self._preparer: RowPreparer | None = None
         self._decoders = ThreadPoolExecutor(DECODES_AHEAD, "decode")
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
@@ -106,7 +106,7 @@ class ImageEmbedder:
 
     def _prepare(self, table: pa.Table) -> pa.Table:
         if self._preparer is None:
-            self._preparer = Preparer(self._options.model_copy(update={"text": None}))
+            self._preparer = RowPreparer(self._options.model_copy(update={"text": None}))
         return self._preparer(table)
 
     async def _embed_pixels(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:

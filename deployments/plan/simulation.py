@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployments.plan.tower import Ints, Queue, Replicas, Tower, delays
+from deployments.plan.tower import Ints, Queue, SimulatedReplicas, Tower, delays
 from deployments.plan.traffic import Floats, Load
 
 WARM_UP_S = 900.0
@@ -89,7 +89,7 @@ def simulate(load: Load, tower: Tower, policy: Policy, warm_up_s: float = WARM_U
     warm = load.warmed_up(warm_up_s)
     begin, end = -math.ceil(min(warm_up_s, load.duration_s)), max(math.ceil(load.duration_s), 1)
     queue = Queue(warm, tower, begin, end)
-    fleet = Replicas(max(tower.min_replicas, 1), tower.startup_s)
+    fleet = SimulatedReplicas(max(tower.min_replicas, 1), tower.startup_s)
     paid, serving = np.zeros(end - begin, np.int64), np.zeros(end - begin, np.int64)
     view = View(begin, 0.0, 0.0, queue.count_ongoing, fleet.running, fleet.count)
     for second in range(end - begin):
