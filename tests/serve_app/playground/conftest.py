@@ -120,7 +120,7 @@ class StandIn:
 
     def scores(self, text: str, width: int) -> tuple[list[str], Any]:
         """Return the gallery's names and their cosines with a text, by calling the model."""
-        names = [picture.english for picture in gallery.gallery_images()]
+        names = [image.english for image in gallery.gallery_images()]
         (query,) = self.model.encode_text([text], "retrieval.query", width)
         return names, finish(self.images, width, True) @ query
 
