@@ -38,7 +38,7 @@ from benchmarks.harness.direct import Run, pixel_runs, text_runs
 from benchmarks.harness.processes import descendants, proportional_bytes
 from benchmarks.harness.sampler import Sampler
 from deployments.model import ClipModel
-from serve_app.gallery import phrases, pictures
+from serve_app.gallery import gallery_images, phrases
 
 MEDIAN_WORDS = 27  # about 67 tokens
 SIGMA = 1.1
@@ -59,7 +59,7 @@ def make_input(folder: Path, texts: int, images: int) -> Path:
     lengths = np.exp(random.normal(np.log(MEDIAN_WORDS), SIGMA, texts)).clip(1, MOST_WORDS)
     rows = [" ".join(random.choice(words, int(length))) for length in lengths]
     places: list[str | None] = [None] * texts
-    gallery = [Image.open(image.path).convert("RGB") for image in pictures()]
+    gallery = [Image.open(image.path).convert("RGB") for image in gallery_images()]
     for index in range(images):
         extension, kind = FORMATS[index % len(FORMATS)]
         name = f"{index}.{extension}"

@@ -23,7 +23,7 @@ from benchmarks.harness import report
 from deployments.model.architecture import Architecture
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import DEMO
-from serve_app.gallery import pictures
+from serve_app.gallery import gallery_images
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Result:
 def corpora() -> dict[str, list[str]]:
     """Return texts by kind, the same in every run of one release of Python."""
     chance = random.Random(11)
-    names = [name for image in pictures() for name in image.names.values()]
+    names = [name for image in gallery_images() for name in image.names.values()]
     chance.shuffle(names)
     letters = string.ascii_lowercase
     nonsense = ["".join(chance.choices(letters, k=7)) for _ in range(NUM_RANDOM * WORDS)]

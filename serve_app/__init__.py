@@ -1,1 +1,1 @@
-"""The face of the product: application builder, HTTP routes, command line and demo."""
+"""What people use: the application, its HTTP API, clients, command line, demo and playground."""

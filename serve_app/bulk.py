@@ -16,7 +16,7 @@ from rich.console import Console
 from deployments.model.errors import EmbeddingError, OptionError
 
 if TYPE_CHECKING:
-    from deployments.bulk import BulkJob, EmbedOptions, Progress, Summary
+    from deployments.bulk import BulkJob, EmbedOptions, JobProgress, Summary
 
 EXIT_ROWS_FAILED = 3
 EXIT_TOO_MANY_ERRORS = 4
@@ -31,7 +31,7 @@ LOG_PERIOD_S = 30.0
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--text", help="Column of the texts; by default text, if there is one.")
-@click.option("--image", help="Column of the pictures; by default image, if there is one.")
+@click.option("--image", help="Column of the images; by default image, if there is one.")
 @click.option("--id", "identifier", help="Column to keep that names the row.")
 @click.option("--keep", multiple=True, help="Another column to keep; may be repeated.")
 @click.option("--dimensions", type=click.IntRange(1))
@@ -82,7 +82,7 @@ def bulk(
 ) -> None:
     """Embed the rows of INPUT into parquet files in the folder OUTPUT.
 
-    INPUT is parquet, JSONL, CSV, pictures or WebDataset tars: a file, folder or glob, local or
+    INPUT is parquet, JSONL, CSV, images or WebDataset tars: a file, folder or glob, local or
     s3://. Settings are those of `up`: model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     Exit codes: 0 all rows have their vectors, 3 some have an error instead, 4 stopped by
@@ -128,13 +128,13 @@ def embed_options(
     options: dict[str, str],
 ) -> "EmbedOptions":
     """Put the command line and the configuration together."""
-    from deployments.bulk import EmbedOptions, Replicas
+    from deployments.bulk import EmbedOptions, PoolSize
     from serve_app.settings import read_config
 
     app = read_config(path, settings)
     try:
         pools = {
-            name: Replicas.parse(options.pop(name))
+            name: PoolSize.parse(options.pop(name))
             for name in ("text_replicas", "vision_replicas", "workers")
         }
     except OptionError as error:
@@ -192,7 +192,7 @@ def run(job: "BulkJob", resume: bool, console: Console) -> "Summary":
     console.print(start, markup=False)
     logged_s = time.monotonic()
 
-    def log(progress: "Progress") -> None:
+    def log(progress: "JobProgress") -> None:
         nonlocal logged_s
         if time.monotonic() > logged_s + LOG_PERIOD_S:
             logged_s = time.monotonic()

@@ -57,19 +57,15 @@ def up(
             raise click.ClickException(str(error)) from error
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set handlers of its own
             signal.signal(name, signal.default_int_handler)
+        from serve_app import launch  # imports Ray Serve, which has read the environment by now
+
         page = f", a page to try it on at {url}/" if config.router.playground else ""
         console.print(f"Ready: {url}/v1/embeddings{page} (Ctrl-C stops it)")
         try:
             threading.Event().wait()
         finally:
             console.print("Stopping: requests under way are finished, new ones refused")
-            _drain(config.router.timeout_s)
-
-
-def _drain(timeout_s: float) -> None:
-    from serve_app.launch import drain
-
-    drain(timeout_s)
+            launch.drain(config.router.timeout_s)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Draws the demo's result: queries down, their best pictures across."""
+"""Draws the demo's result: queries down, their best images across."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from serve_app.gallery import LANGUAGES, Picture, Query
+from serve_app.gallery import LANGUAGES, GalleryImage, Query
 
 FONTS = Path(__file__).parent / "fonts"
 FONT_OF = {"ar": "arabic.ttf", "he": "hebrew.ttf", "hi": "devanagari.ttf", "th": "thai.ttf"}
@@ -18,13 +18,13 @@ INK, FAINT, GOOD, PAPER = "#1b1f24", "#6b7280", "#15803d", "#ffffff"
 
 def draw(
     queries: Sequence[Query],
-    ranked: Sequence[Sequence[tuple[Picture, float]]],
+    ranked: Sequence[Sequence[tuple[GalleryImage, float]]],
     title: str,
     path: Path,
 ) -> None:
-    """Write a PNG with a row for each query: its text, then its best pictures with their scores.
+    """Write a PNG with a row for each query: its text, then its best images with their scores.
 
-    A picture that answers the query is framed.
+    An image that answers the query is framed.
     """
     columns = max(len(row) for row in ranked)
     width = LABEL + columns * (CELL + GAP) + GAP
@@ -35,9 +35,9 @@ def draw(
         top = HEADER + number * ROW
         pen.line((GAP, top - 6, width - GAP, top - 6), fill="#e5e7eb")
         _label(pen, query, top)
-        for column, (picture, score) in enumerate(row):
+        for column, (image, score) in enumerate(row):
             left = LABEL + column * (CELL + GAP)
-            _picture(sheet, pen, picture, score, (left, top), picture.file in query.expected)
+            _image(sheet, pen, image, score, (left, top), image.file in query.expected)
     sheet.save(path, optimize=True)
 
 
@@ -49,17 +49,17 @@ def _label(pen: ImageDraw.ImageDraw, query: Query, top: int) -> None:
     pen.text((GAP, top + 64), LANGUAGES[query.language], fill=FAINT, font=_font("en", 15))
 
 
-def _picture(
+def _image(
     sheet: Image.Image,
     pen: ImageDraw.ImageDraw,
-    picture: Picture,
+    image: GalleryImage,
     score: float,
     corner: tuple[int, int],
     expected: bool,
 ) -> None:
     left, top = corner
-    with Image.open(picture.path) as image:
-        sheet.paste(image.convert("RGB").resize((CELL, CELL)), corner)
+    with Image.open(image.path) as pixels:
+        sheet.paste(pixels.convert("RGB").resize((CELL, CELL)), corner)
     if expected:
         pen.rectangle((left - 3, top - 3, left + CELL + 2, top + CELL + 2), outline=GOOD, width=3)
     pen.text((left, top + CELL + 4), f"{score:.3f}", fill=FAINT, font=_font("en", 14))

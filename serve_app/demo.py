@@ -16,10 +16,10 @@ from rich.table import Table
 
 from deployments.config import AppConfig, RouterConfig, TextTowerConfig, VisionTowerConfig
 from serve_app import contact_sheet
-from serve_app.gallery import LANGUAGES, Picture, Query, phrases, pictures
+from serve_app.gallery import LANGUAGES, GalleryImage, Query, gallery_images, phrases
 from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
 
-NUM_PICTURES = 60
+NUM_IMAGES = 60
 NUM_SHOWN = 5
 
 # Three replicas share a small machine.
@@ -29,12 +29,12 @@ CONFIG = AppConfig(
     router=RouterConfig(num_cpus=0.5),
 )
 
-Ranking = list[list[tuple[Picture, float]]]
+Ranking = list[list[tuple[GalleryImage, float]]]
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Share of queries with an expected picture first, and among the first five."""
+    """Share of queries with an expected image first, and among the first five."""
 
     at_1: float
     at_5: float
@@ -49,7 +49,7 @@ def run(output: Path, console: Console) -> None:
     with console.status("Starting Ray and three deployments") as status, ExitStack() as stack:
         url = stack.enter_context(running(CONFIG, ingress))
         console.print(f"Serving at {url} after {time.monotonic() - started_s:.1f} s")
-        status.update(f"Asking for {len(shown)} pictures and {len(queries)} texts")
+        status.update(f"Asking for {len(shown)} images and {len(queries)} texts")
         asked_s = time.monotonic()
         rows = request(url, shown, queries)
         took_s = time.monotonic() - asked_s
@@ -60,19 +60,19 @@ def run(output: Path, console: Console) -> None:
     path = output / "contact-sheet.png"
     output.mkdir(parents=True, exist_ok=True)
     languages = len({query.language for query in queries})
-    title = f"{len(shown)} pictures, ranked by texts in {languages} languages"
+    title = f"{len(shown)} images, ranked by texts in {languages} languages"
     contact_sheet.draw(queries, [row[:NUM_SHOWN] for row in ranking], title, path)
     console.print(f"\nContact sheet: {path}")
 
 
-def choose() -> tuple[list[Picture], list[Query]]:
-    """Return pictures of the gallery, and a name and a phrase in each language about them."""
-    shown = pictures()[::2][:NUM_PICTURES]
-    files = {picture.file for picture in shown}
+def choose() -> tuple[list[GalleryImage], list[Query]]:
+    """Return images of the gallery, and a name and a phrase in each language about them."""
+    shown = gallery_images()[::2][:NUM_IMAGES]
+    files = {image.file for image in shown}
     queries = []
     for number, language in enumerate(LANGUAGES):
-        picture = shown[(7 * number + 3) % len(shown)]
-        queries.append(Query(picture.names[language], language, (picture.file,)))
+        image = shown[(7 * number + 3) % len(shown)]
+        queries.append(Query(image.names[language], language, (image.file,)))
     asked = set()
     for phrase in phrases():
         if phrase.language not in asked and files.intersection(phrase.expected):
@@ -82,9 +82,11 @@ def choose() -> tuple[list[Picture], list[Query]]:
     return shown, sorted(queries, key=lambda query: order.index(query.language))
 
 
-def request(url: str, shown: Sequence[Picture], queries: Sequence[Query]) -> NDArray[np.float32]:
-    """Send one mixed request, as any HTTP client would; float32 rows, pictures first."""
-    images = [base64.b64encode(picture.path.read_bytes()).decode() for picture in shown]
+def request(
+    url: str, shown: Sequence[GalleryImage], queries: Sequence[Query]
+) -> NDArray[np.float32]:
+    """Send one mixed request, as any HTTP client would; float32 rows, images first."""
+    images = [base64.b64encode(image.path.read_bytes()).decode() for image in shown]
     body = {
         "model": "jina-clip-v2",
         "task": "retrieval.query",
@@ -100,19 +102,19 @@ def request(url: str, shown: Sequence[Picture], queries: Sequence[Query]) -> NDA
     return np.array([item["embedding"] for item in answer["data"]], dtype=np.float32)
 
 
-def rank(rows: NDArray[np.float32], shown: Sequence[Picture], num_queries: int) -> Ranking:
-    """Order the pictures for each query by cosine, best first."""
+def rank(rows: NDArray[np.float32], shown: Sequence[GalleryImage], num_queries: int) -> Ranking:
+    """Order the images for each query by cosine, best first."""
     scores = rows[len(shown) :] @ rows[: len(shown)].T
     assert len(scores) == num_queries
     return [[(shown[i], float(row[i])) for i in np.argsort(-row)] for row in scores]
 
 
 def recall(queries: Sequence[Query], ranking: Ranking) -> Recall:
-    """Count the queries that find an expected picture."""
+    """Count the queries that find an expected image."""
 
     def share(depth: int) -> float:
         found = [
-            any(picture.file in query.expected for picture, _ in row[:depth])
+            any(image.file in query.expected for image, _ in row[:depth])
             for query, row in zip(queries, ranking, strict=True)
         ]
         return sum(found) / len(found)
@@ -122,15 +124,15 @@ def recall(queries: Sequence[Query], ranking: Ranking) -> Recall:
 
 def report(console: Console, queries: Sequence[Query], ranking: Ranking) -> None:
     """Print each query's best matches, and the recall."""
-    table = Table(title="Best matches by cosine; an expected picture in green")
+    table = Table(title="Best matches by cosine; an expected image in green")
     for heading in ("language", "query", "first", "second", "third"):
         table.add_column(heading)
     for query, row in zip(queries, ranking, strict=True):
         best = [
-            f"[green]{picture.english}[/] {score:.2f}"
-            if picture.file in query.expected
-            else f"{picture.english} {score:.2f}"
-            for picture, score in row[:3]
+            f"[green]{image.english}[/] {score:.2f}"
+            if image.file in query.expected
+            else f"{image.english} {score:.2f}"
+            for image, score in row[:3]
         ]
         table.add_row(LANGUAGES[query.language], query.text, *best)
     console.print(table)

@@ -1,4 +1,4 @@
-"""The shipped pictures, their names in 16 languages, and phrases that ask for them."""
+"""The shipped images, their names in 16 languages, and phrases that ask for them."""
 
 import json
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ LANGUAGES = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of the gallery."""
+class GalleryImage:
+    """One image of the gallery."""
 
     file: str
     names: dict[str, str]
@@ -46,20 +46,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Query:
-    """A text and the pictures that answer it."""
+    """A text and the images that answer it."""
 
     text: str
     language: str
     expected: tuple[str, ...]
 
 
-def pictures() -> list[Picture]:
-    """Return all pictures, in a fixed order."""
+def gallery_images() -> list[GalleryImage]:
+    """Return all images, in a fixed order."""
     entries = json.loads((FOLDER / "gallery.json").read_text(encoding="utf-8"))
-    return [Picture(entry["file"], entry["names"]) for entry in entries]
+    return [GalleryImage(entry["file"], entry["names"]) for entry in entries]
 
 
 def phrases() -> list[Query]:
-    """Return free phrases; their expected pictures are all in the gallery."""
+    """Return free phrases; their expected images are all in the gallery."""
     entries = json.loads((FOLDER / "phrases.json").read_text(encoding="utf-8"))
     return [Query(e["query"], e["language"], tuple(e["expected"])) for e in entries]

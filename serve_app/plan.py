@@ -1,4 +1,4 @@
-"""`jina-clip-serve plan`: simulates the autoscaling policy on traffic, next to its rivals."""
+"""`jina-clip-serve plan`: simulates the autoscaling policy on traffic, beside others."""
 
 import json
 from pathlib import Path

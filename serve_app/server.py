@@ -61,7 +61,7 @@ def choose_ingress(public: bool, has_keys: bool, port: int) -> tuple[Ingress, st
     """Choose the ingress, and say why in one sentence.
 
     HAProxy mode answers more requests per second than the stock proxy, but opens
-    ports on every address of the machine; so it needs API keys, or the word that none are wanted.
+    ports on every address of the machine; so it needs API keys or `--public`.
     """
     if not (public or has_keys):
         reason = (

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deployments.plan.traffic import read_trace
-from serve_app.gallery import pictures
+from serve_app.gallery import gallery_images
 
 WORDS = "red", "apple", "cat", "moon", "fast", "car", "blue", "house", "dog", "tree", "sun", "book"
 QUERY_WORDS = 8
@@ -89,7 +89,7 @@ def distinct_images() -> Iterator[str]:
     The same item twice in a request is computed once; decoders do not read what comes after an
     image.
     """
-    files = [image.path.read_bytes() for image in pictures()]
+    files = [image.path.read_bytes() for image in gallery_images()]
     for number in count():
         yield base64.b64encode(files[number % len(files)] + number.to_bytes(8, "big")).decode()
 

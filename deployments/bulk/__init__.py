@@ -3,17 +3,17 @@
 from deployments.bulk.embedders import ImageEmbedder, TextEmbedder
 from deployments.bulk.estimate import Estimate, estimate
 from deployments.bulk.job import BulkJob, TooManyErrorsError, prepare
-from deployments.bulk.options import EmbedOptions, Replicas
+from deployments.bulk.options import EmbedOptions, PoolSize
 from deployments.bulk.pipeline import embed
-from deployments.bulk.progress import Progress, Summary
+from deployments.bulk.progress import JobProgress, Summary
 
 __all__ = [
     "BulkJob",
     "EmbedOptions",
     "Estimate",
     "ImageEmbedder",
-    "Progress",
-    "Replicas",
+    "JobProgress",
+    "PoolSize",
     "Summary",
     "TextEmbedder",
     "TooManyErrorsError",

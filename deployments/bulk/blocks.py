@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from deployments.bulk import lines, tars
 from deployments.bulk.files import File, find_files, open_input
-from deployments.bulk.prepare import PICTURE_SUFFIXES
+from deployments.bulk.prepare import IMAGE_SUFFIXES
 from deployments.model.errors import OptionError
 
 KINDS = {
@@ -22,17 +22,17 @@ KINDS = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tar": "tar",
-} | dict.fromkeys(PICTURE_SUFFIXES, "images")
+} | dict.fromkeys(IMAGE_SUFFIXES, "images")
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """Rows that are read, embedded and written together.
 
     Attributes:
         number: place among the blocks, from 0.
         kind: one of the values of `KINDS`.
-        paths: the file; for pictures, one file for each row.
+        paths: the file; for images, one file for each row.
         start: first row (parquet) or byte (lines, tars) of the file.
         stop: the row or byte after the last.
         num_rows: rows of the block.
@@ -55,7 +55,7 @@ class Plan:
     """All blocks of a job, and what identifies its input."""
 
     kind: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[RowBlock, ...]
     fingerprint: str
 
     @property
@@ -85,11 +85,11 @@ def cut_input(url: str, block_rows: int) -> Plan:
     kind = kind_of(url, files)
     files = [file for file in files if KINDS.get(suffix(file.url)) == kind]
     digest = hashlib.sha256(repr((block_rows, files)).encode()).hexdigest()
-    blocks: list[Block] = []
+    blocks: list[RowBlock] = []
     first_row = 0
     for span in _spans(kind, files, block_rows):
         blocks.append(
-            Block(
+            RowBlock(
                 len(blocks),
                 kind,
                 span.paths,

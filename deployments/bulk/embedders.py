@@ -24,7 +24,7 @@ from deployments.bulk.columns import (
     vector_column,
 )
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.prepare import Preparer
+from deployments.bulk.prepare import RowPreparer
 from deployments.engine.engine import TowerEngine
 from deployments.engine.inputs import Image, ImageInputs, TextInputs
 from deployments.errors import TowerUnavailableError
@@ -36,11 +36,11 @@ TERMS = Terms("bulk", math.inf)
 
 
 class TextEmbedder:
-    """Adds `text_embedding`; takes rows as they come, or as `Preparer` left them."""
+    """Adds `text_embedding`; takes rows as they come, or as `RowPreparer` left them."""
 
     def __init__(self, options: EmbedOptions) -> None:
         self._options = options
-        self._preparer: Preparer | None = None
+        self._preparer: RowPreparer | None = None
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
         self._engine = TowerEngine(options.app, TextInputs(options.app), for_bulk=True)
@@ -63,17 +63,17 @@ class TextEmbedder:
 
     def _prepare(self, table: pa.Table) -> pa.Table:
         if self._preparer is None:
-            self._preparer = Preparer(self._options.model_copy(update={"image": None}))
+            self._preparer = RowPreparer(self._options.model_copy(update={"image": None}))
         return self._preparer(table)
 
 
 class ImageEmbedder:
-    """Adds `image_embedding`; takes rows as they come, or as `Preparer` left them."""
+    """Adds `image_embedding`; takes rows as they come, or as `RowPreparer` left them."""
 
     def __init__(self, options: EmbedOptions) -> None:
         self._options = options
         self._images = options.app.vision.max_batch_images
-        self._preparer: Preparer | None = None
+        self._preparer: RowPreparer | None = None
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
         inputs = ImageInputs(options.app, options.images.max_pixels)
@@ -97,7 +97,7 @@ class ImageEmbedder:
 
     def _prepare(self, table: pa.Table) -> pa.Table:
         if self._preparer is None:
-            self._preparer = Preparer(self._options.model_copy(update={"text": None}))
+            self._preparer = RowPreparer(self._options.model_copy(update={"text": None}))
         return self._preparer(table)
 
     async def _embed_pixels(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:

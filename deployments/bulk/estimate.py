@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from deployments.bulk.blocks import Block
+from deployments.bulk.blocks import RowBlock
 from deployments.bulk.columns import IMAGE_EMBEDDING, TEXT_EMBEDDING, TOKEN_IDS, drop_internal
 from deployments.bulk.embedders import ImageEmbedder, TextEmbedder
 from deployments.bulk.input import BlockReader
 from deployments.bulk.job import BulkJob
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.pipeline import tower_resources
-from deployments.bulk.prepare import Preparer
+from deployments.bulk.prepare import RowPreparer
 
 SAMPLE_BLOCKS = 4
 SAMPLE_ROWS = 64  # of each of them
@@ -31,7 +31,7 @@ class Estimate:
         blocks: blocks of the input, counted.
         texts: rows with a text that can be embedded.
         tokens: their tokens.
-        images: rows with a picture that can be embedded.
+        images: rows with an image that can be embedded.
         errors: rows with an error.
         stage_s: seconds of each stage on the most replicas that the job may have.
         seconds: of the slowest stage, which the others overlap with; starting is not included.
@@ -55,7 +55,7 @@ def estimate(job: BulkJob) -> Estimate:
     )
     options, scale = job.options, job.plan.num_rows / sample.num_rows
     # Ray starts workers with the threads that their CPUs allow, so each stage is timed in one.
-    prepared, prepare_s = _timed(Preparer, options, sample, {"num_cpus": 1})
+    prepared, prepare_s = _timed(RowPreparer, options, sample, {"num_cpus": 1})
     stage_s = {"prepare": prepare_s * scale / options.workers.max}
     texts = images = tokens = 0
     result = prepared
@@ -82,7 +82,7 @@ def estimate(job: BulkJob) -> Estimate:
     )
 
 
-def spread(blocks: tuple[Block, ...]) -> list[Block]:
+def spread(blocks: tuple[RowBlock, ...]) -> list[RowBlock]:
     """Return a few blocks, from the first to the last."""
     count = min(SAMPLE_BLOCKS, len(blocks))
     places = {round(i * (len(blocks) - 1) / max(1, count - 1)) for i in range(count)}

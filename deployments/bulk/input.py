@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.bulk import lines, tars
-from deployments.bulk.blocks import Block, Plan
+from deployments.bulk.blocks import Plan, RowBlock
 from deployments.bulk.columns import ERROR, IMAGE_EMBEDDING, TEXT_EMBEDDING, add_seconds
 from deployments.bulk.files import open_input, read_range
 from deployments.model.errors import OptionError
@@ -31,7 +31,7 @@ class Layout:
 
     Attributes:
         text: column of the texts.
-        image: column of the pictures.
+        image: column of the images.
         kept: columns that the output has too.
         types: Arrow type of each column that is read.
     """
@@ -103,7 +103,7 @@ class BlockReader:
         self._layout = layout
         self._parquet = ParquetRows()
 
-    def read(self, block: Block) -> pa.Table:
+    def read(self, block: RowBlock) -> pa.Table:
         """Return the block's rows with `row`, `error` and the columns of the layout.
 
         A row that cannot be read has an error in place of its values; if the file cannot be read,
@@ -123,7 +123,7 @@ class BlockReader:
         places = pa.array([block.number] * block.num_rows, pa.int64())
         return add_seconds(table.append_column(BLOCK, places), "read", start_s)
 
-    def _read(self, block: Block) -> pa.Table:
+    def _read(self, block: RowBlock) -> pa.Table:
         path = block.paths[0]
         if block.kind == "images":
             return rows_to_table([({PATH: x}, None) for x in block.paths], self._layout.types)

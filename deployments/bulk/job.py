@@ -11,15 +11,15 @@ import ray
 from ray.actor import ActorProxy
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from deployments.bulk.blocks import Block, Plan, cut_input
+from deployments.bulk.blocks import Plan, RowBlock, cut_input
 from deployments.bulk.files import S3, folder_of
 from deployments.bulk.identity import Identity
 from deployments.bulk.input import BlockReader, Layout
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.output import BlockWriter, OutputFolder
 from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
-from deployments.bulk.prepare import Preparer
-from deployments.bulk.progress import Progress, Summary
+from deployments.bulk.prepare import RowPreparer
+from deployments.bulk.progress import JobProgress, Summary
 from deployments.bulk.window import Window
 from deployments.model.errors import EmbeddingError
 
@@ -63,7 +63,9 @@ class BulkJob:
             ahead = AHEAD_PER_REPLICA * replicas + self.options.workers.max
         return replicas + ahead
 
-    def run(self, resume: bool = False, show: Callable[[Progress], None] | None = None) -> Summary:
+    def run(
+        self, resume: bool = False, show: Callable[[JobProgress], None] | None = None
+    ) -> Summary:
         """Run on the Ray that is initialised; calls `show` after each block.
 
         Raises:
@@ -76,7 +78,7 @@ class BulkJob:
         todo = [block for block in self.plan.blocks if block.number not in finished]
         errors = sum(folder.errors_of(number) for number in finished)
         resumed_rows = self.plan.num_rows - sum(block.num_rows for block in todo)
-        progress = Progress(self.plan.num_rows, resumed_rows, errors)
+        progress = JobProgress(self.plan.num_rows, resumed_rows, errors)
         self._check(progress)
         if todo:
             with settings():
@@ -87,7 +89,7 @@ class BulkJob:
                     self._check(progress)
         return progress.summary(self.output, len(self.plan.blocks), len(finished))
 
-    def _figures(self, todo: list[Block], identity: Identity) -> Iterator[dict[str, Any]]:
+    def _figures(self, todo: list[RowBlock], identity: Identity) -> Iterator[dict[str, Any]]:
         """Run the pipeline; yields the figures of each block once it is written."""
         window = ray.remote(Window).options(num_cpus=0).remote(self.max_blocks_under_way)
         dataset = self._dataset(todo, identity, window)
@@ -99,7 +101,7 @@ class BulkJob:
         self.stats.append(dataset.stats())
 
     def _dataset(
-        self, todo: list[Block], identity: Identity, window: "ActorProxy[Window]"
+        self, todo: list[RowBlock], identity: Identity, window: "ActorProxy[Window]"
     ) -> Dataset:
         rows = [{"block": pickle.dumps(block)} for block in todo]
         blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -117,7 +119,7 @@ class BulkJob:
             num_cpus=LIGHT_CPUS,
         )
 
-    def _check(self, progress: Progress) -> None:
+    def _check(self, progress: JobProgress) -> None:
         if self.max_errors is not None and progress.errors > self.max_errors:
             raise TooManyErrorsError(
                 f"{progress.errors:,} rows have errors, the limit is {self.max_errors:,}; see the "
@@ -130,13 +132,13 @@ class Loader:
 
     def __init__(self, layout: Layout, options: EmbedOptions, window: "ActorProxy[Window]") -> None:
         self._reader = BlockReader(layout)
-        self._preparer = Preparer(options)
+        self._preparer = RowPreparer(options)
         self._window = window
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield the prepared rows of each block."""
         for data in batch["block"].to_pylist():
-            block: Block = pickle.loads(data)
+            block: RowBlock = pickle.loads(data)
             ray.get(self._window.enter.remote(block.number))
             yield self._preparer(self._reader.read(block))
 
@@ -164,7 +166,7 @@ def prepare(
 ) -> BulkJob:
     """Look at the input and settle what there is to do; nothing runs yet.
 
-    Where the options name no column, `text` and `image` of the input are taken. Pictures may come
+    Where the options name no column, `text` and `image` of the input are taken. Images may come
     from the bucket of the input.
 
     Raises:

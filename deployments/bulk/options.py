@@ -14,7 +14,7 @@ Precision = Literal["float32", "float16", "int8", "binary"]
 BITS = 8  # vector components in one byte of the binary precision
 
 
-class Replicas(Frozen):
+class PoolSize(Frozen):
     """Bounds of one stage's pool of actors."""
 
     min: PositiveInt = 1
@@ -48,7 +48,7 @@ class EmbedOptions(Frozen):
     text: str | None = None
     """Column of the texts."""
     image: str | None = None
-    """Column of the pictures: encoded bytes, paths, URLs, data URIs or base64."""
+    """Column of the images: encoded bytes, paths, URLs, data URIs or base64."""
     task: Literal["retrieval.query"] | None = None
     dimensions: PositiveInt | None = None
     """Width to truncate to before normalising; None is the full width."""
@@ -56,20 +56,20 @@ class EmbedOptions(Frozen):
     truncate: bool = False
     """Cut texts over the token limit instead of giving them an error."""
     folder: str = ""
-    """Where relative paths of pictures start: a folder or an s3:// prefix."""
+    """Where relative paths of images start: a folder or an s3:// prefix."""
     app: AppConfig = AppConfig()
     """The model, the batch budgets, and CPUs and GPUs of one replica of each tower."""
     images: ImageConfig = ImageConfig(local_files=True)
-    text_replicas: Replicas = Replicas()
-    vision_replicas: Replicas = Replicas()
-    workers: Replicas = Replicas()
+    text_replicas: PoolSize = PoolSize()
+    vision_replicas: PoolSize = PoolSize()
+    workers: PoolSize = PoolSize()
     """The CPU stage that tokenises, fetches and decodes."""
     batch_rows: Annotated[int, Field(ge=1)] | None = None
     """Rows that a stage takes at once; None takes the dataset's blocks as they are."""
 
     @property
     def decodes_on_cpu(self) -> bool:
-        """Whether the CPU stage decodes pictures; where a GPU can, its tower does."""
+        """Whether the CPU stage decodes images; where a GPU can, its tower does."""
         return self.app.vision.num_gpus == 0 or self.app.model.image_decode in ("exact", "draft")
 
     @property

@@ -7,8 +7,8 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from deployments.bulk.columns import drop_internal
 from deployments.bulk.embedders import ImageEmbedder, TextEmbedder
-from deployments.bulk.options import EmbedOptions, Replicas
-from deployments.bulk.prepare import Preparer
+from deployments.bulk.options import EmbedOptions, PoolSize
+from deployments.bulk.prepare import RowPreparer
 from deployments.config import TowerConfig
 from deployments.model.errors import OptionError
 
@@ -28,7 +28,7 @@ def embed(dataset: Dataset, options: EmbedOptions) -> Dataset:
     if options.text is None and options.image is None:
         raise OptionError("options name neither a text nor an image column; name one or both")
     options.width(options.architecture())
-    prepared = pool(dataset, Preparer, (options,), options, options.workers, {"num_cpus": 1})
+    prepared = pool(dataset, RowPreparer, (options,), options, options.workers, {"num_cpus": 1})
     return towers(prepared, options).map_batches(
         drop_internal,
         batch_format="pyarrow",
@@ -62,7 +62,7 @@ def pool(
     stage: Callable[..., Callable[[Any], Any]],  # Any: batches in Ray Data's Arrow format
     arguments: tuple[object, ...],
     options: EmbedOptions,
-    replicas: Replicas,
+    replicas: PoolSize,
     resources: dict[str, Any],  # Any: mypy matches them with every keyword argument
 ) -> Dataset:
     """Add a stage that runs in a pool of actors."""

@@ -1,4 +1,4 @@
-"""The CPU stage: tokenises texts, fetches pictures and decodes them; loads neither tower."""
+"""The CPU stage: tokenises texts, fetches images and decodes them; loads neither tower."""
 
 import asyncio
 import os
@@ -31,15 +31,15 @@ from deployments.model.pictures.image import open_image, to_pixels
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import TOKENIZER_FILES, find
 
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ico"),
     *(".ppm", ".pgm", ".pbm"),
 )
 DECODE_THREADS = 4
 
 
-class Preparer:
-    """Adds token ids and pictures to rows; a row without text and image gets an error.
+class RowPreparer:
+    """Adds token ids and images to rows; a row without text and image gets an error.
 
     A callable class for `map_batches` in Ray Data's Arrow or numpy format.
     """
@@ -86,19 +86,19 @@ class Preparer:
 
     def _read(self, table: pa.Table, column: str) -> pa.Table:
         sources = {i: x for i, x in enumerate(table[column].to_pylist()) if x is not None}
-        found = self._loop.run(self._pictures(sources))
+        found = self._loop.run(self._images(sources))
         errors = {i: f"image: {x}" for i, x in found.items() if isinstance(x, EmbeddingError)}
         good = [None if i in errors else found.get(i) for i in range(table.num_rows)]
         name = PIXELS if self._options.decodes_on_cpu else ENCODED
         return add_errors(put(table, name, pa.array(good, pa.large_binary())), errors)
 
-    async def _pictures(
+    async def _images(
         self, sources: Mapping[int, object]
     ) -> dict[int, bytes | memoryview | EmbeddingError]:
-        found = await asyncio.gather(*(self._picture(source) for source in sources.values()))
+        found = await asyncio.gather(*(self._image(source) for source in sources.values()))
         return dict(zip(sources, found, strict=True))
 
-    async def _picture(self, source: object) -> bytes | memoryview | EmbeddingError:
+    async def _image(self, source: object) -> bytes | memoryview | EmbeddingError:
         try:
             if not isinstance(source, (str, bytes)):
                 raise InputError(
@@ -112,7 +112,7 @@ class Preparer:
             return error
 
     def _decode(self, data: bytes) -> bytes | memoryview:
-        """Return pixels as bytes, or the encoded picture once its header is within the limits."""
+        """Return pixels as bytes, or the encoded image once its header is within the limits."""
         max_pixels = self._options.images.max_pixels
         image = open_image(data, max_pixels)
         if not self._options.decodes_on_cpu:
@@ -141,11 +141,11 @@ def close_sources(loop: asyncio.Runner, sources: ImageSources) -> None:
 
 
 def locate(source: str | bytes, folder: str) -> str | bytes:
-    """Give a path of a picture its folder, as a URL; leave URLs, base64 and bytes alone."""
+    """Give a path of an image its folder, as a URL; leave URLs, base64 and bytes alone."""
     if isinstance(source, bytes):
         return source
     suffix = PurePosixPath(source).suffix.lower()
-    if suffix not in PICTURE_SUFFIXES or SCHEME.match(source):
+    if suffix not in IMAGE_SUFFIXES or SCHEME.match(source):
         return source
     if folder.startswith("s3://") and not source.startswith("/"):
         return f"{folder.rstrip('/')}/{source}"

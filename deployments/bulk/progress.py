@@ -21,13 +21,13 @@ class Summary:
         resumed_blocks: of them, finished by earlier runs.
         rows: rows of this run.
         tokens: tokens of this run.
-        images: pictures embedded in this run.
+        images: images embedded in this run.
         seconds: wall time of this run, starting actors included.
         first_block_s: of them, until the first block was written.
         first_block_rows: rows of that block.
         rows_per_s: rows over seconds; likewise the others.
         tokens_per_s: tokens over seconds.
-        images_per_s: pictures over seconds.
+        images_per_s: images over seconds.
         stage_s: seconds that all workers of a stage were at work, by stage.
     """
 
@@ -48,7 +48,7 @@ class Summary:
     stage_s: dict[str, float] = field(default_factory=dict)
 
 
-class Progress:
+class JobProgress:
     """Adds up finished blocks.
 
     Args:

@@ -1,4 +1,4 @@
-"""Plan replicas: simulates the autoscaling policy on traffic, next to what else one could do."""
+"""Plan replicas: simulates the autoscaling policy, Ray Serve's own and a lower bound."""
 
 from deployments.plan.chart import plot
 from deployments.plan.planning import PlanOptions, run

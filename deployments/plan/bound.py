@@ -1,4 +1,4 @@
-"""What no policy can do without, even one that knows the future.
+"""The least that any policy must pay for, even one that knows the future.
 
 A replica that serves at some moment has been paid for since its start-up began. So what is paid at
 `t` is at least the replicas that serve at any moment until `t + startup_s`, and they must, in every

@@ -1,6 +1,6 @@
 """The policies to compare: ours, and the request counting that Ray Serve does by default.
 
-Both go through `ServeLoop`, Serve's own treatment of a policy's wish: gain, delays and bounds.
+Both go through `ServeLoop`, Serve's own treatment of the count that a policy asks for.
 """
 
 import math
@@ -16,7 +16,7 @@ from deployments.plan.tower import Tower
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """The fields of Serve's `autoscaling_config` that treat a wish; the defaults are Serve's."""
+    """The fields of Serve's `autoscaling_config` for delays and gain; the defaults are Serve's."""
 
     upscale_delay_s: float = 30.0
     downscale_delay_s: float = 600.0
@@ -28,9 +28,9 @@ class ServeLoop:
     """Applies gain, delays and bounds as Ray Serve 2.60 does (`serve/autoscaling_policy.py`)."""
 
     def __init__(
-        self, wish: Callable[[View], float], settings: ServeSettings, tower: Tower
+        self, desired: Callable[[View], float], settings: ServeSettings, tower: Tower
     ) -> None:
-        self._wish = wish
+        self._desired = desired
         self._settings = settings
         self._tower = tower
         self._direction = 0
@@ -38,24 +38,24 @@ class ServeLoop:
 
     def __call__(self, view: View) -> int:
         """Return the new target."""
-        wish = self._wish(view)
+        desired = self._desired(view)
         if view.running == 0 and view.outstanding > 0:
             count = max(math.ceil(self._settings.upscaling_factor), view.target)
-        elif view.running == 0 and wish > 0:
-            count = math.ceil(wish)
+        elif view.running == 0 and desired > 0:
+            count = math.ceil(desired)
         else:
-            count = self._delayed(self._gained(wish, view.running), view)
+            count = self._delayed(self._gained(desired, view.running), view)
         return min(max(count, self._tower.min_replicas), self._tower.max_replicas)
 
-    def _gained(self, wish: float, running: int) -> int:
-        missing = wish - running
+    def _gained(self, desired: float, running: int) -> int:
+        missing = desired - running
         up, down = self._settings.upscaling_factor, self._settings.downscaling_factor
         count = math.ceil(running + (up if missing > 0 else down) * missing)
-        stuck = math.ceil(wish) < running and count == running
+        stuck = math.ceil(desired) < running and count == running
         return max(count - 1 if stuck else count, 0)
 
     def _delayed(self, count: int, view: View) -> int:
-        """Hold a change back until it was wished for without a break for as long as its delay."""
+        """Hold a change back until it was asked for without a break for as long as its delay."""
         direction = (count > view.target) - (count < view.target)
         if direction != self._direction:
             self._direction, self._since_s = direction, view.now_s

@@ -1,4 +1,4 @@
-"""What a plan found, as plain data, as JSON and as tables for a terminal."""
+"""The result of a plan, as plain data, as JSON and as tables for a terminal."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ SPARKS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class PolicyReport:
-    """What one policy made of a tower's load.
+    """How one policy served a tower's load.
 
     Attributes:
         delay_s: p50, p95 and p99 over items of what a request took beyond its own cost.
@@ -68,7 +68,7 @@ class BoundReport:
 
 @dataclass(frozen=True, slots=True)
 class ModalityReport:
-    """One tower: its load, the policies on it, and what no policy can do without.
+    """One tower: its load, the policies on it, and the least that any policy must pay for.
 
     Attributes:
         policies: ours with its default settings, then Ray Serve's request count with its own.

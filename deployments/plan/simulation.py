@@ -1,4 +1,4 @@
-"""Runs an autoscaling policy over a load, second by second, and says what came of it."""
+"""Runs an autoscaling policy over a load, second by second, and returns the result."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployments.plan.tower import Ints, Queue, Replicas, Tower, delays
+from deployments.plan.tower import Ints, Queue, SimulatedReplicas, Tower, delays
 from deployments.plan.traffic import Floats, Load
 
 WARM_UP_S = 900.0
@@ -39,7 +39,7 @@ Policy = Callable[[View], int]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a policy made of a load.
+    """How a policy served a load.
 
     Attributes:
         replicas: int64 [seconds], paid for: starting and running.
@@ -89,17 +89,17 @@ def simulate(load: Load, tower: Tower, policy: Policy, warm_up_s: float = WARM_U
     warm = load.warmed_up(warm_up_s)
     begin, end = -math.ceil(min(warm_up_s, load.duration_s)), max(math.ceil(load.duration_s), 1)
     queue = Queue(warm, tower, begin, end)
-    fleet = Replicas(max(tower.min_replicas, 1), tower.startup_s)
+    replicas = SimulatedReplicas(max(tower.min_replicas, 1), tower.startup_s)
     paid, serving = np.zeros(end - begin, np.int64), np.zeros(end - begin, np.int64)
-    view = View(begin, 0.0, 0.0, queue.count_ongoing, fleet.running, fleet.count)
+    view = View(begin, 0.0, 0.0, queue.count_ongoing, replicas.running, replicas.count)
     for second in range(end - begin):
-        fleet.advance(begin + second)
-        paid[second], serving[second] = fleet.count, fleet.running
-        queue.advance(fleet.running)
-        view.now_s, view.running = float(begin + second + 1), fleet.running
+        replicas.advance(begin + second)
+        paid[second], serving[second] = replicas.count, replicas.running
+        queue.advance(replicas.running)
+        view.now_s, view.running = float(begin + second + 1), replicas.running
         view.outstanding, view.arrived = queue.outstanding, queue.admitted
         view.target = policy(view)
-        fleet.aim_for(view.target, view.now_s)
+        replicas.aim_for(view.target, view.now_s)
     delay_s = delays(warm, tower, serving, begin, queue.refused)
     counted = len(warm.cost) - len(load.cost)
     return Outcome(paid[-begin:], serving[-begin:], delay_s[counted:], load.items, tower.slack_s)

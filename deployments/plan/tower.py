@@ -43,7 +43,7 @@ class Tower:
     slack_s: float = 2.0
 
 
-class Replicas:
+class SimulatedReplicas:
     """Replicas of one tower; a new one serves after its start-up."""
 
     def __init__(self, running: int, startup_s: float) -> None:

@@ -1,1 +1,1 @@
-"""What will fail or be slow at a start, found before it."""
+"""Checks of the machine, the weights and the configuration before a start."""

@@ -1,8 +1,9 @@
-"""`jina-clip-serve doctor`: says before a start what will fail, and what to do about it."""
+"""`jina-clip-serve doctor`: says what would fail at a start, and what to do about it."""
 
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -40,7 +41,7 @@ def doctor(
     with progress.status("Looking"):
         findings = list(_examine(path, port, public, settings))
     if as_json:
-        click.echo(json.dumps([finding.to_json() for finding in findings], ensure_ascii=False))
+        click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
     else:
         _show(findings, Console())
     sys.exit(int(any(finding.status == "fails" for finding in findings)))

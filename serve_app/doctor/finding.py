@@ -1,6 +1,6 @@
-"""One thing that was looked at."""
+"""The result of one check."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["ok", "warning", "fails"]
@@ -21,10 +21,6 @@ class Finding:
     status: Status
     found: str
     advice: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """Return the fields."""
-        return asdict(self)
 
 
 def ok(topic: str, found: str) -> Finding:

@@ -14,7 +14,7 @@ def memory(config: AppConfig, folder: Path) -> Finding:
     """Compare an estimate of what the towers need with the memory of the GPUs, or of the machine.
 
     The estimate counts the first replicas: weights, a full batch, and for the self-check
-    one tower in float32. On a GPU, warm-up runs a full batch and gives the final word.
+    one tower in float32. On a GPU, warm-up runs a full batch and so tells for certain.
     """
     from deployments.model.architecture import Architecture
     from deployments.model.runtime import hardware

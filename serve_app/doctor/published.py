@@ -91,16 +91,16 @@ def text_scores(encoder: Encoder, query: Rows) -> list[Finding]:
 
 
 def image_scores(encoder: Encoder, query: Rows, fetch: Callable[[str], bytes]) -> Finding:
-    """Compare the scores of the card's two pictures, where they can be downloaded."""
+    """Compare the scores of the card's two images, where they can be downloaded."""
     try:
-        pictures = [fetch(url) for url in IMAGE_URLS]
+        images = [fetch(url) for url in IMAGE_URLS]
     except OSError as error:
         advice = f"run this where {', '.join(IMAGE_URLS)} can be reached, if you want it verified"
         return warning("published image scores", f"not verified: {error}", advice)
-    rows = encoder.encode_image(pictures)
+    rows = encoder.encode_image(images)
     scores = [*(rows @ query), float(rows[0] @ rows[1])]
     gap = float(np.abs(np.array(scores) - np.array([*TEXT_IMAGE, IMAGE_IMAGE])).max())
-    found = f"three scores of the card's pictures differ by {gap:.4f}; {SCORE_TOLERANCE} may"
+    found = f"three scores of the card's images differ by {gap:.4f}; {SCORE_TOLERANCE} may"
     return _judged("published image scores", gap <= SCORE_TOLERANCE, found)
 
 

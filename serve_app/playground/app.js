@@ -3,7 +3,7 @@
 
 import { Api } from "./api.js";
 import { byId, debounced, imageFiles, onDrop } from "./dom.js";
-import * as pictures from "./pictures.js";
+import * as images from "./images.js";
 import { draw, drawQueries, drawWidth, showProblem } from "./view.js";
 
 const TYPING_MS = 250;
@@ -19,7 +19,7 @@ const state = {
   gallery: [],
   own: [],
   useOwn: false,
-  queryPictures: [], // entries to search with
+  queryImages: [], // entries to search with
   answered: [], // texts and their vectors, as of the newest answer
   expanded: new Set(),
   exchange: null,
@@ -41,17 +41,17 @@ async function start() {
   });
   if (!state.model) return;
   search();
-  embedMore([...state.own, ...state.queryPictures]);
+  embedMore([...state.own, ...state.queryImages]);
   await guarded("gallery", fillGallery);
 }
 
 async function fillGallery() {
   if (!state.model.modalities.includes("image")) return;
-  if (!state.gallery.length) state.gallery = await pictures.gallery();
-  pictures.restore(state.gallery, state.model);
+  if (!state.gallery.length) state.gallery = await images.gallery();
+  images.restore(state.gallery, state.model);
   refresh();
-  await pictures.embed(state.gallery, api, state.model, "bulk", refresh); // searches go first
-  pictures.store(state.gallery, state.model);
+  await images.embed(state.gallery, api, state.model, "bulk", refresh); // searches go first
+  images.store(state.gallery, state.model);
 }
 
 /** Ask for the texts as they are now; an answer to older ones is dropped. */
@@ -80,10 +80,10 @@ const request = (input) => ({ model: state.model.id, task: TASK, input });
 
 /** The request for everything that is searched with, at the chosen width. */
 async function wholeRequest() {
-  const accepted = state.queryPictures.filter((entry) => entry.vector);
-  const images = await Promise.all(accepted.map((entry) => entry.read()));
+  const accepted = state.queryImages.filter((entry) => entry.vector);
+  const encoded = await Promise.all(accepted.map((entry) => entry.read()));
   const texts = state.answered.map(({ text }) => ({ text }));
-  const body = request([...texts, ...images.map((image) => ({ image }))]);
+  const body = request([...texts, ...encoded.map((image) => ({ image }))]);
   return state.width < state.model.dimensions ? { ...body, dimensions: state.width } : body;
 }
 
@@ -119,9 +119,9 @@ function askForKey() {
 }
 
 async function searchWith(entry) {
-  if (state.queryPictures.includes(entry)) return;
-  state.queryPictures.push(entry);
-  drawQueries(state.queryPictures, actions);
+  if (state.queryImages.includes(entry)) return;
+  state.queryImages.push(entry);
+  drawQueries(state.queryImages, actions);
   await embedMore([entry]);
 }
 
@@ -131,17 +131,17 @@ function expand(place) {
 }
 
 function removeQuery(entry) {
-  state.queryPictures = state.queryPictures.filter((other) => other !== entry);
-  drawQueries(state.queryPictures, actions);
+  state.queryImages = state.queryImages.filter((other) => other !== entry);
+  drawQueries(state.queryImages, actions);
   byId("texts").focus();
   refresh();
 }
 
-const addQueries = (files) => Promise.all(files.map((file) => searchWith(pictures.own(file))));
+const addQueries = (files) => Promise.all(files.map((file) => searchWith(images.own(file))));
 
 async function addOwn(files) {
   if (!files.length) return;
-  const added = files.map(pictures.own);
+  const added = files.map(images.own);
   state.own.push(...added);
   chooseCollection(true);
   await embedMore(added);
@@ -151,11 +151,11 @@ async function embedMore(entries) {
   if (!state.model) return;
   const progress = (exchange) => {
     state.exchange = exchange ?? state.exchange;
-    drawQueries(state.queryPictures, actions);
+    drawQueries(state.queryImages, actions);
     refresh();
   };
-  await guarded("pictures", () =>
-    pictures.embed(entries, api, state.model, "interactive", progress));
+  await guarded("images", () =>
+    images.embed(entries, api, state.model, "interactive", progress));
 }
 
 function chooseCollection(useOwn) {
@@ -166,7 +166,7 @@ function chooseCollection(useOwn) {
 
 function clearQueries() {
   byId("texts").value = "";
-  state.queryPictures = [];
+  state.queryImages = [];
   drawQueries([], actions);
   byId("texts").focus();
   search();

@@ -32,7 +32,7 @@ export function debounced(delayMs, call) {
 /** The image files of a drop, a paste or an input. */
 export const imageFiles = (list) => [...(list ?? [])].filter((file) => file.type.startsWith("image/"));
 
-/** Take pictures that are dropped on an element. */
+/** Take images that are dropped on an element. */
 export function onDrop(target, take) {
   let depth = 0; // dragenter and dragleave also come from the children
   const mark = (change) => {

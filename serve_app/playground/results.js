@@ -1,4 +1,4 @@
-// The ranked pictures of each query.
+// The ranked images of each query.
 
 import { element } from "./dom.js";
 import { rank } from "./ranking.js";
@@ -10,8 +10,8 @@ const NUM_READ_OUT = 3;
 /**
  * Build one section per query.
  *
- * @param queries entries with `label`, `vector`, and for pictures `url`
- * @param entries pictures with vectors
+ * @param queries entries with `label`, `vector`, and for images `url`
+ * @param entries images with vectors
  * @param options `width`, `expanded` (places of queries shown whole), `expand`, `searchWith`
  */
 export function sections(queries, entries, options) {
@@ -29,21 +29,21 @@ export function sections(queries, entries, options) {
   });
 }
 
-/** Pictures that are not ranked, because nothing is asked or their vectors are on the way. */
+/** Images that are not ranked, because nothing is asked or their vectors are on the way. */
 export function plain(entries, searchWith) {
   return element("ol", { class: "grid plain" }, ...entries.map((entry) =>
     element("li", {},
-      picture(entry, `plain-${entry.id}`, searchWith),
+      image(entry, `plain-${entry.id}`, searchWith),
       element("span", { class: "name", dir: "auto" }, entry.name))));
 }
 
-/** Pictures that the server refused, and why. */
+/** Images that the server refused, and why. */
 export function refusals(entries) {
   return element("ul", { class: "chips" }, ...entries.map((entry) =>
     element("li", { class: "chip refused" }, refusal(entry))));
 }
 
-/** What the server says about a picture that it refused. */
+/** What the server says about an image that it refused. */
 export const refusal = (entry) =>
   element("span", { dir: "auto" }, `${entry.name}: ${entry.fault.message} `,
     element("code", {}, entry.fault.code));
@@ -55,7 +55,7 @@ export function summary(queries, entries, width) {
     return `${isolated(query.label)}: ${isolated(first.entry.name)}, ${first.score.toFixed(2)}`;
   });
   return {
-    seen: `${entries.length} pictures ranked at width ${width}.`,
+    seen: `${entries.length} images ranked at width ${width}.`,
     read: ` First for ${firsts.join("; ")}.`,
   };
 }
@@ -65,7 +65,7 @@ const isolated = (text) => `\u2068${text}\u2069`;
 
 function heading(query) {
   if (!query.url) return element("h3", { dir: "auto" }, query.label);
-  return element("h3", { class: "with-picture" },
+  return element("h3", { class: "with-image" },
     element("img", { src: query.url, alt: "", width: 32, height: 32 }),
     element("span", { dir: "auto" }, `Like ${query.label}`));
 }
@@ -74,7 +74,7 @@ function card({ entry, score, rise }, place, best, id, options) {
   const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
   bar.firstChild.style.setProperty("--share", Math.max(0, score / best).toFixed(3));
   return element("li", {},
-    picture(entry, id, options.searchWith),
+    image(entry, id, options.searchWith),
     element("span", { class: "name", dir: "auto", title: entry.name }, entry.name),
     element("span", { class: "line" },
       element("span", { class: "place" }, `${place + 1}`),
@@ -83,10 +83,10 @@ function card({ entry, score, rise }, place, best, id, options) {
     bar);
 }
 
-function picture(entry, id, searchWith) {
+function image(entry, id, searchWith) {
   return element("button", {
-    id, class: "picture", type: "button",
-    "aria-label": `Search with ${entry.name}`, title: "Search with this picture",
+    id, class: "image", type: "button",
+    "aria-label": `Search with ${entry.name}`, title: "Search with this image",
     click: () => searchWith(entry),
   }, element("img", { src: entry.url, alt: "", width: 128, height: 128, decoding: "async" }));
 }

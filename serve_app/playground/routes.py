@@ -65,7 +65,7 @@ def routes() -> list[BaseRoute]:
         Route("/", page),
         Route("/playground/{file}", part),
         Route("/gallery.json", gallery_list),
-        Route("/gallery/{file}", gallery_picture),
+        Route("/gallery/{file}", gallery_image),
     ]
 
 
@@ -80,11 +80,11 @@ async def part(request: Request) -> Response:
 
 
 async def gallery_list(request: Request) -> Response:
-    """Answer `GET /gallery.json`: the pictures' files and their names in 16 languages."""
+    """Answer `GET /gallery.json`: the images' files and their names in 16 languages."""
     return _asset(gallery.FOLDER / "gallery.json").answer(request, ASK_AGAIN)
 
 
-async def gallery_picture(request: Request) -> Response:
+async def gallery_image(request: Request) -> Response:
     """Answer `GET /gallery/{file}`."""
     return _named(request, gallery.FOLDER, _gallery_files()).answer(request, ONE_DAY)
 
@@ -110,4 +110,4 @@ def _asset(path: Path) -> Asset:
 
 @cache
 def _gallery_files() -> set[str]:
-    return {picture.file for picture in gallery.pictures()}
+    return {image.file for image in gallery.gallery_images()}

@@ -11,7 +11,7 @@ export const title = (language) => TITLES[language];
 export const write = (language, body, hasKey) =>
   WRITERS[language](new URL("v1/embeddings", document.baseURI).href, body, hasKey);
 
-/** The same body with pictures shortened, for the eye only. */
+/** The same body with images shortened, for the eye only. */
 export function shortened(body) {
   const input = body.input.map((item) =>
     item.image ? { image: `${item.image.slice(0, NUM_SHOWN)}...` } : item);

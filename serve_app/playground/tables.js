@@ -1,4 +1,4 @@
-// The heat map of queries against pictures, and what narrower vectors keep of the ranking.
+// The heat map of queries against images, and what narrower vectors keep of the ranking.
 
 import { element } from "./dom.js";
 import { cosine, kept, rank } from "./ranking.js";
@@ -6,7 +6,7 @@ import { cosine, kept, rank } from "./ranking.js";
 const NUM_COLUMNS = 12;
 const DEPTH = 10;
 
-/** Build a table with one row per query and the best pictures as columns. */
+/** Build a table with one row per query and the best images as columns. */
 export function heatMap(queries, entries, width) {
   const columns = bestOf(queries, entries, width);
   const scores = queries.map(({ vector }) => columns.map((x) => cosine(vector, x.vector, width)));
@@ -33,7 +33,7 @@ function heatCell(score, heat) {
   return cell;
 }
 
-/** The pictures at the head of each ranking in turn, without repeats. */
+/** The images at the head of each ranking in turn, without repeats. */
 function bestOf(queries, entries, width) {
   const rankings = queries.map(({ vector }) => rank(vector, entries, width));
   const chosen = new Set();

@@ -6,7 +6,7 @@ import { element } from "./dom.js";
 const STAGES = {
   parse: { label: "Read the request" },
   tokenise: { label: "Cut texts into tokens" },
-  fetch: { label: "Fetch pictures" },
+  fetch: { label: "Fetch images" },
   towers: { label: "Towers" },
   queue: { label: "waiting for a batch", part: true },
   device: { label: "on the device", part: true },

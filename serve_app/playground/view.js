@@ -19,10 +19,10 @@ export function draw(state, actions, wholeRequest) {
   byId("own-count").textContent = state.own.length || "";
   byId("own-tools").hidden = !state.useOwn;
   const entries = (state.useOwn ? state.own : state.gallery).filter((entry) => entry.vector);
-  const pictures = state.queryPictures.filter((entry) => entry.vector);
+  const images = state.queryImages.filter((entry) => entry.vector);
   const queries = [
     ...state.answered,
-    ...pictures.map(({ name, vector, url }) => ({ label: name, vector, url })),
+    ...images.map(({ name, vector, url }) => ({ label: name, vector, url })),
   ];
   drawProgress(state.useOwn ? state.own : state.gallery);
   drawResults(state, actions, queries, entries);
@@ -46,11 +46,11 @@ function drawResults(state, actions, queries, entries) {
 
 function emptyState(state, queries) {
   if (!state.model.modalities.includes("image")) {
-    return "This server embeds texts only; there are no pictures to rank.";
+    return "This server embeds texts only; there are no images to rank.";
   }
-  if (state.useOwn && !state.own.length) return "No pictures of yours yet. Add some, or drop them here.";
-  if (queries.length) return "Waiting for the vectors of the pictures.";
-  return "Type a text, or choose a picture, to rank these.";
+  if (state.useOwn && !state.own.length) return "No images of yours yet. Add some, or drop them here.";
+  if (queries.length) return "Waiting for the vectors of the images.";
+  return "Type a text, or choose an image, to rank these.";
 }
 
 /** Change the live region only where its words change, or screen readers repeat themselves. */
@@ -73,13 +73,13 @@ async function drawSnippet(state, wholeRequest) {
   const language = document.querySelector("input[name=snippet]:checked").value;
   const turn = ++newestTurn;
   const body = await wholeRequest();
-  if (turn !== newestTurn) return; // reading pictures took longer than the next change
+  if (turn !== newestTurn) return; // reading images took longer than the next change
   byId("snippet").textContent = write(language, shortened(body), state.hasKey);
   byId("copy").textContent = `Copy as ${title(language)}`;
   byId("copy").onclick = () => copy(write(language, body, state.hasKey));
   byId("copied").textContent = "";
   byId("snippet-note").textContent = body.input.some((item) => item.image)
-    ? "Pictures are shortened here and copied whole."
+    ? "Images are shortened here and copied whole."
     : "";
 }
 
@@ -102,17 +102,17 @@ function copyBySelection(text) {
   byId("copy").focus();
 }
 
-/** Show how many of the chosen pictures have vectors, until all have. */
+/** Show how many of the chosen images have vectors, until all have. */
 function drawProgress(entries) {
   const done = entries.filter((entry) => entry.vector || entry.fault).length;
   byId("progress").hidden = done === entries.length;
   byId("progress-bar").value = entries.length ? done / entries.length : 0;
-  byId("progress-text").textContent = `Embedding the pictures: ${done} of ${entries.length}`;
+  byId("progress-text").textContent = `Embedding the images: ${done} of ${entries.length}`;
 }
 
-/** Show the pictures that are searched with. */
+/** Show the images that are searched with. */
 export function drawQueries(entries, { removeQuery }) {
-  fill(byId("query-pictures"), ...entries.map((entry) =>
+  fill(byId("query-images"), ...entries.map((entry) =>
     element("li", { class: entry.fault ? "chip refused" : "chip" },
       element("img", { src: entry.url, alt: "", width: 40, height: 40 }),
       entry.fault ? refusal(entry) : element("span", { dir: "auto" }, entry.name),

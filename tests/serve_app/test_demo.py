@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from serve_app import contact_sheet, demo
-from serve_app.gallery import LANGUAGES, Query, pictures
+from serve_app.gallery import LANGUAGES, Query, gallery_images
 
 
 def test_the_demo_asks_in_at_least_twelve_languages_and_scripts():
@@ -22,7 +22,7 @@ def test_the_demo_asks_in_at_least_twelve_languages_and_scripts():
 
 def test_recall_counts_first_and_first_five():
     """One query found first, one third, one not at all."""
-    shown = pictures()[:8]
+    shown = gallery_images()[:8]
     row = [(picture, 1.0 - 0.1 * place) for place, picture in enumerate(shown)]
     queries = [Query("q", "en", (shown[place].file,)) for place in (0, 2, 7)]
     recall = demo.recall(queries, [row] * 3)
@@ -31,7 +31,7 @@ def test_recall_counts_first_and_first_five():
 
 def test_the_contact_sheet_shows_each_querys_pictures(tmp_path):
     """The best picture is drawn in the first column, framed when it is the expected one."""
-    shown = pictures()[:2]
+    shown = gallery_images()[:2]
     queries = [Query("один", "ru", (shown[0].file,)), Query("二", "ja", (shown[0].file,))]
     ranked = [[(shown[0], 0.9), (shown[1], 0.1)], [(shown[1], 0.9), (shown[0], 0.1)]]
     path = tmp_path / "sheet.png"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from deployments.config import AppConfig
-from serve_app.gallery import FOLDER, pictures
+from serve_app.gallery import FOLDER, gallery_images
 
 NAME = "scaled"
 TOWER = {"num_cpus": 0.1, "scaling": {"min_replicas": 1, "max_replicas": 3, "downscale_delay_s": 1}}
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[dict[str, int]], bool], timeout_s: float) -> d
 
 def test_a_burst_of_images_scales_the_vision_tower_alone(scaled):
     """Under images VisionTower grows while TextTower stays at one; every request is answered."""
-    files = [(FOLDER / p.file).read_bytes() for p in pictures()]
+    files = [(FOLDER / p.file).read_bytes() for p in gallery_images()]
 
     def ask(number: int) -> httpx.Response:
         """Send pictures that no other request sends: the same ones are computed only once."""

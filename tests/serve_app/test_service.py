@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deployments.model import ClipModel
 from deployments.model.weights.source import DEMO
-from serve_app.gallery import FOLDER, LANGUAGES, phrases, pictures
+from serve_app.gallery import FOLDER, LANGUAGES, gallery_images, phrases
 
 TEXTS = ["red apple", "", "かわいい犬がいる", "a <pad> b", "قطة صغيرة جميلة جدا", "long " * 300]
 Rows = NDArray[np.float32]
@@ -32,7 +32,7 @@ def floats(row: str) -> Rows:
 
 def test_rows_over_http_and_handle_are_those_of_the_model(service, model):
     """HTTP float, HTTP base64 and the handle give ClipModel's rows."""
-    names = [picture.file for picture in pictures()[:6]]
+    names = [picture.file for picture in gallery_images()[:6]]
     data = [(FOLDER / name).read_bytes() for name in names]
     expected = np.concatenate([model.encode_text(TEXTS), model.encode_image(data)])
     items = [{"text": text} for text in TEXTS] + [{"image": encoded(name)} for name in names]
@@ -47,7 +47,7 @@ def test_rows_over_http_and_handle_are_those_of_the_model(service, model):
 
 def test_a_shuffled_mixed_request_of_200_items_keeps_its_order(service, model):
     """Each row of a large mixed request belongs to the item at its place."""
-    names = itertools.cycle([picture.file for picture in pictures()])
+    names = itertools.cycle([picture.file for picture in gallery_images()])
     items = [{"text": f"number {n} of many"} for n in range(120)]
     items += [{"image": encoded(next(names))} for _ in range(80)]
     random.Random(7).shuffle(items)
@@ -139,7 +139,7 @@ def test_dimensions_are_cut_before_normalising(service, model):
 
 def test_names_reach_the_recall_that_the_checkpoint_states_in_each_language(service):
     """At 1 in its 16 languages; over the gallery 1,929 of 1,936, and 0.998 among five."""
-    shown = pictures()
+    shown = gallery_images()
     images = np.array(service.embed([{"image": encoded(p.file)} for p in shown]), np.float32)
     stated = stated_recall()
     firsts = among_five = 0
@@ -157,7 +157,7 @@ def test_names_reach_the_recall_that_the_checkpoint_states_in_each_language(serv
 
 def test_phrases_reach_the_recall_that_the_checkpoint_states(service):
     """Of 60 free phrases 71.7 % find an expected picture first, 80 % among the first five."""
-    files = [picture.file for picture in pictures()]
+    files = [picture.file for picture in gallery_images()]
     asked = phrases()
     images = np.array(service.embed([{"image": encoded(file)} for file in files]), np.float32)
     rows = np.array(service.embed([phrase.text for phrase in asked]), np.float32)

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.bulk.embedders import ImageEmbedder, TextEmbedder, with_vectors
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.prepare import Preparer, locate
+from deployments.bulk.prepare import RowPreparer, locate
 from deployments.errors import ServiceError, TowerUnavailableError
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
@@ -65,7 +65,7 @@ def test_pictures_get_the_vectors_of_the_model(
     formats = ["PNG", "JPEG", "WEBP"] * 20
     images = [inputs.picture(i, name) for i, name in enumerate(formats)]
     rows = {"i": [*images, None, b"broken", images[0][: len(images[0]) // 2]]}
-    prepared = Preparer(options)(rows)
+    prepared = RowPreparer(options)(rows)
     assert ("_encoded" in prepared.column_names) is on_gpu
     table = ImageEmbedder(options)(prepared)
     found = table["image_embedding"]
@@ -102,7 +102,7 @@ def test_each_kind_of_bad_row_has_its_reason(
         "t": ["good", "x " * 9000, None, "good", None, "\ud800"],
         "i": ["here.png", None, "missing.png", "?", None, None],
     }
-    table = Preparer(options)(pa.table({"i": rows["i"]}).append_column("t", _objects(rows["t"])))
+    table = RowPreparer(options)(pa.table({"i": rows["i"]}).append_column("t", _objects(rows["t"])))
     errors = table["error"].to_pylist()
     assert errors[0] is None
     assert errors[1].startswith("text: the text has 9,002 tokens, the limit is 8,192")
@@ -121,7 +121,7 @@ def _objects(values: list[str | None]) -> pa.Array:
 
 def test_truncation_is_only_on_demand(make_options: Callable[..., EmbedOptions]) -> None:
     """With it a long text has as many tokens as the model takes."""
-    table = Preparer(make_options(text="t", truncate=True))({"t": ["x " * 9000]})
+    table = RowPreparer(make_options(text="t", truncate=True))({"t": ["x " * 9000]})
     assert table["error"].to_pylist() == [None]
     assert len(table["_token_ids"][0]) == 8192
 

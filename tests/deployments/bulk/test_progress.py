@@ -1,4 +1,4 @@
-from deployments.bulk.progress import Progress, duration
+from deployments.bulk.progress import JobProgress, duration
 
 FIGURES = {"rows": 100, "tokens": 1000, "images": 10, "errors": 1} | dict.fromkeys(
     ("read_s", "prepare_s", "text_s", "vision_s", "write_s"), 0.5
@@ -8,7 +8,7 @@ FIGURES = {"rows": 100, "tokens": 1000, "images": 10, "errors": 1} | dict.fromke
 def test_the_time_left_follows_the_pace_after_the_first_block() -> None:
     """Starting the actors does not count, resumed rows are not done again."""
     now = [0.0]
-    progress = Progress(1000, 300, errors=2, clock=lambda: now[0])
+    progress = JobProgress(1000, 300, errors=2, clock=lambda: now[0])
     assert progress.left_s() is None
     now[0] = 50.0
     progress.add(FIGURES)
@@ -24,7 +24,7 @@ def test_the_time_left_follows_the_pace_after_the_first_block() -> None:
 def test_the_summary_adds_up_this_run_and_the_whole() -> None:
     """Rates are of this run, errors of the whole output."""
     now = [0.0]
-    progress = Progress(300, 100, errors=2, clock=lambda: now[0])
+    progress = JobProgress(300, 100, errors=2, clock=lambda: now[0])
     progress.add(FIGURES)
     progress.add(FIGURES)
     now[0] = 4.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.plan.simulation import View, simulate
-from deployments.plan.tower import Replicas, Tower
+from deployments.plan.tower import SimulatedReplicas, Tower
 from deployments.plan.traffic import Load
 
 
@@ -88,7 +88,7 @@ def test_a_new_replica_is_paid_for_before_it_serves() -> None:
 
 def test_starting_replicas_are_stopped_first() -> None:
     """Serve cancels what is not running yet before it takes a running replica away."""
-    replicas = Replicas(2, startup_s=40.0)
+    replicas = SimulatedReplicas(2, startup_s=40.0)
     replicas.aim_for(5, 0.0)
     replicas.aim_for(3, 10.0)
     assert (replicas.running, replicas.count) == (2, 3)

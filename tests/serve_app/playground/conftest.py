@@ -116,11 +116,11 @@ class StandIn:
     def images(self) -> Any:
         """The gallery's vectors, by calling the model."""
         with self.lock:
-            return self.model.encode_image([x.path.read_bytes() for x in gallery.pictures()])
+            return self.model.encode_image([x.path.read_bytes() for x in gallery.gallery_images()])
 
     def scores(self, text: str, width: int) -> tuple[list[str], Any]:
         """Return the gallery's names and their cosines with a text, by calling the model."""
-        names = [picture.english for picture in gallery.pictures()]
+        names = [image.english for image in gallery.gallery_images()]
         (query,) = self.model.encode_text([text], "retrieval.query", width)
         return names, finish(self.images, width, True) @ query
 

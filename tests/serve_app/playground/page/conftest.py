@@ -46,9 +46,9 @@ class Visit:
         )
 
     def firsts(self) -> dict[str, str]:
-        """The first picture of each ranking, by heading."""
+        """The first image of each ranking, by heading."""
         script = """() => [...document.querySelectorAll(".ranking")].map((ranking) =>
-            [ranking.ariaLabel, ranking.querySelector(".picture img").src])"""
+            [ranking.ariaLabel, ranking.querySelector(".image img").src])"""
         return {label: src.rpartition("/")[2] for label, src in self.tab.evaluate(script)}
 
     def order(self) -> list[str]:

@@ -19,7 +19,7 @@ PHONE = {"width": 360, "height": 740}
 def test_the_copied_request_gives_the_vectors_of_the_page(
     visit: Any, stand_in: Any, language: str
 ) -> None:
-    """Run as copied, it answers with the model's vectors of texts and pictures at that width."""
+    """Run as copied, it answers with the model's vectors of texts and images at that width."""
     text = "it's \"quoted\" \\ $HOME ' \u0437\u0438\u043c\u0430"
     visit.search(text)
     visit.drop("#query-card", {"bear.png": (gallery.FOLDER / "bear.png").read_bytes()})

@@ -1,4 +1,4 @@
-"""Texts, pictures, ranks and widths, in a real browser."""
+"""Texts, images, ranks and widths, in a real browser."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SCRIPTS = {
 }
 
 
-def test_texts_of_four_scripts_find_their_pictures(visit: Any) -> None:
+def test_texts_of_four_scripts_find_their_images(visit: Any) -> None:
     """Each line is a query of its own, in Latin, Chinese, Arabic and Devanagari."""
     visit.search(*SCRIPTS.values())
     assert visit.firsts() == {text: file for file, text in SCRIPTS.items()}
@@ -81,8 +81,8 @@ def test_the_slider_works_from_the_keyboard(visit: Any) -> None:
     assert slider.get_attribute("aria-valuetext") == f"128 of {FULL_WIDTH}"
 
 
-def test_a_dropped_picture_searches_the_gallery(visit: Any) -> None:
-    """A picture of the gallery dropped on the query finds itself, and can be removed again."""
+def test_a_dropped_image_searches_the_gallery(visit: Any) -> None:
+    """An image of the gallery dropped on the query finds itself, and can be removed again."""
     visit.drop("#query-card", {"mine.png": (gallery.FOLDER / "bear.png").read_bytes()})
     visit.tab.wait_for_selector(".ranking")
     assert visit.firsts() == {"mine.png": "bear.png"}
@@ -90,18 +90,18 @@ def test_a_dropped_picture_searches_the_gallery(visit: Any) -> None:
     assert visit.tab.locator(".ranking").count() == 0
 
 
-def test_a_pasted_picture_is_a_query(visit: Any) -> None:
+def test_a_pasted_image_is_a_query(visit: Any) -> None:
     """Pasting an image anywhere searches with it."""
     visit.paste({"pasted.png": (gallery.FOLDER / "rose.png").read_bytes()})
     visit.tab.wait_for_selector(".ranking")
     assert visit.firsts() == {"pasted.png": "rose.png"}
 
 
-def test_own_pictures_are_ranked_and_a_broken_one_says_why(visit: Any) -> None:
-    """Pictures dropped on the results become the collection; the API's words stand at a bad one."""
+def test_own_images_are_ranked_and_a_broken_one_says_why(visit: Any) -> None:
+    """Images dropped on the results become the collection; the API's words stand at a bad one."""
     names = ("pizza.png", "rose.png", "rocket.png")
     files = {f"my {name}": (gallery.FOLDER / name).read_bytes() for name in names}
-    visit.drop("#results-card", files | {"broken.png": b"not a picture"})
+    visit.drop("#results-card", files | {"broken.png": b"not an image"})
     visit.tab.wait_for_selector(".refused")
     assert "INPUT_IMAGE_INVALID" in visit.tab.locator(".refused").text_content()
     visit.search(SCRIPTS["rose.png"])
@@ -112,7 +112,7 @@ def test_own_pictures_are_ranked_and_a_broken_one_says_why(visit: Any) -> None:
 
 
 def test_the_heat_map_is_a_table_with_values(visit: Any, stand_in: Any) -> None:
-    """Its cells hold the cosines of their row's text and their column's picture."""
+    """Its cells hold the cosines of their row's text and their column's image."""
     visit.search("pizza", "guitar")
     table = visit.tab.locator("#heat table")
     columns = table.locator("thead th").all_text_contents()

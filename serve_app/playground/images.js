@@ -1,4 +1,4 @@
-// Pictures and their vectors: the gallery's, embedded once a tab, and the user's own.
+// Images and their vectors: the gallery's, embedded once a tab, and the user's own.
 
 import { ApiError, fromBase64, toBase64 } from "./api.js";
 
@@ -10,7 +10,7 @@ const BUSY_WAIT_MS = 1500;
 const underway = new Set(); // entries that a request is out for
 let numOwn = 0;
 
-/** Read the gallery's list; the pictures themselves are read when they are embedded. */
+/** Read the gallery's list; the images themselves are read when they are embedded. */
 export async function gallery() {
   const response = await fetch("gallery.json");
   if (!response.ok) throw new ApiError(response.status, {}, null);
@@ -25,13 +25,13 @@ export async function gallery() {
 export function own(file) {
   numOwn += 1;
   const read = () => dataUri(file);
-  const name = file.name || `picture ${numOwn}`;
+  const name = file.name || `image ${numOwn}`;
   return { id: `own-${numOwn}`, name, url: URL.createObjectURL(file), read, vector: null, fault: null };
 }
 
 /**
  * Embed the entries that have no vector yet, some at a time; `progress` is called after each.
- * A picture that the server refuses gets a `fault` and does not fail the others.
+ * An image that the server refuses gets a `fault` and does not fail the others.
  */
 export async function embed(entries, api, model, priority, progress) {
   const waiting = entries.filter((x) => !x.vector && !x.fault && !underway.has(x));
@@ -75,7 +75,7 @@ async function nextChunk(waiting, model) {
   return chunk;
 }
 
-/** Where one picture is all of a request that is too large, it is the picture's fault. */
+/** Where one image is all of a request that is too large, it is the image's fault. */
 async function oneByOne(chunk, call) {
   try {
     return await patiently(call);
