@@ -28,7 +28,6 @@ MAX_LINES, MAX_COLUMNS = 200, 99
 NOT_RUN = {
     "make demo": "it installs; test_demo.py runs the command behind it",
     "make test": "it would run this test",
-    "source ": "it changes the shell that it is typed in",
     "pip install ": "needs the network",
     "jina-clip-serve up": "the fixture `service` stands for it; test_up.py runs it",
     "ray up ": "needs a cloud account",
