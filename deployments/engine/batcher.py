@@ -1,8 +1,9 @@
 """Batches waiting items for one device; pure asyncio, used by both towers and by bulk jobs.
 
 A batch is chosen when the device is free, not before, so that batches grow while it is busy and
-nothing waits while it is idle. Every item ends exactly once: with a result, an error of its own, or
-dropped because its caller has gone.
+nothing waits while it is idle. A GPU is handed the next one shortly before: what the host does for
+it then costs the device no time. Every item ends exactly once: with a result, an error of its own,
+or dropped because its caller has gone.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Generic, TypeVar
 from deployments.engine.call import Call, QueuedItem
 from deployments.engine.queue import WorkQueue, cost_of
 from deployments.engine.watchdog import Watchdog
-from deployments.errors import DeadlineError, RequestTooLargeError
+from deployments.errors import DeadlineError, RequestTooLargeError, TowerUnavailableError
 from deployments.messages import Lane, Terms
 
 T = TypeVar("T")
@@ -28,12 +29,14 @@ logger = logging.getLogger("ray.serve")
 
 
 class Batcher(Generic[T, R]):
-    """Runs items in batches within a cost budget, one batch at a time.
+    """Runs items in batches within a cost budget.
 
     Args:
-        run: gives one result for each item of a batch, in order; called for one batch at a time.
-            An exception fails the batch: it is run again in halves until the bad item is alone.
-            A MemoryError also halves the budget, for good.
+        run: gives one result for each item of a batch, in order. An exception fails the batch: it
+            is run again in halves until the bad item is alone. A MemoryError also halves the
+            budget, for good. A TowerUnavailableError ends the batch at once.
+        lead_s: the next batch is handed to `run` so long before the one that runs is expected to
+            end; 0 waits for its end. There are two at most.
         max_cost: budget of a batch, in the unit of the items' costs (tokens, images).
         max_items: most items in a batch.
         bulk_share: share of a batch that bulk work earns while interactive work waits too.
@@ -49,6 +52,7 @@ class Batcher(Generic[T, R]):
         bulk_share: float = 0.2,
         after_batch: AfterBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        lead_s: float = 0.0,
     ) -> None:
         self.queue: WorkQueue[T, R] = WorkQueue(max_cost, max_items, bulk_share)
         self.watchdog = Watchdog(clock)
@@ -56,6 +60,7 @@ class Batcher(Generic[T, R]):
         self._clock = clock
         self._run = run
         self._after_batch = after_batch
+        self._lead_s = lead_s
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -103,6 +108,7 @@ class Batcher(Generic[T, R]):
         self.watchdog.check()
 
     async def _work(self) -> None:
+        running: asyncio.Task[None] | None = None
         while True:
             self._expire()
             batch = self.queue.take()
@@ -110,7 +116,19 @@ class Batcher(Generic[T, R]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._run_batch(batch)
+            if not self._lead_s:
+                await self._run_batch(batch)
+                continue
+            before, running = running, asyncio.create_task(self._run_batch(batch), name="batch")
+            if before is not None:
+                await before
+            await self._nearly_done(running, cost_of(batch))
+
+    async def _nearly_done(self, running: "asyncio.Task[None]", cost: int) -> None:
+        """Return when a batch that has the device to itself has `lead_s` left, or has ended."""
+        cost_per_s = self.watchdog.cost_per_s()
+        left_s = cost / cost_per_s - self._lead_s if cost_per_s else None
+        await asyncio.wait((running,), timeout=None if left_s is None else max(left_s, 0))
 
     def _expire(self) -> None:
         """Refuse what waits too long to be done in time, at the pace of the last batches."""
@@ -123,7 +141,7 @@ class Batcher(Generic[T, R]):
     async def _run_batch(self, batch: list[QueuedItem[T, R]]) -> None:
         """Run a batch and settle each of its items; on an error, run its halves."""
         cost, calls = cost_of(batch), {entry.call for entry in batch}
-        self.watchdog.begin(cost)
+        begun = self.watchdog.begin(cost)
         for call in calls:
             call.begin(self._clock())
         try:
@@ -131,10 +149,10 @@ class Batcher(Generic[T, R]):
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for a batch of {len(batch)}")
         except Exception as error:  # noqa: BLE001 - whatever it is, every item must end
-            self.watchdog.end()
+            self.watchdog.end(begun)
             await self._after_failure(batch, cost, error)
         else:
-            seconds = self.watchdog.end()
+            seconds = self.watchdog.end(begun)
             for call in calls:
                 call.device_ms += 1e3 * seconds
             if self._after_batch is not None:
@@ -146,6 +164,10 @@ class Batcher(Generic[T, R]):
         self, batch: list[QueuedItem[T, R]], cost: int, error: Exception
     ) -> None:
         """Fail a lone item, or run the halves of a batch to find the bad one."""
+        if isinstance(error, TowerUnavailableError):  # halves of it would fail the same way
+            for entry in batch:
+                entry.call.settle(entry.index, error)
+            return
         if isinstance(error, MemoryError):
             self._shrink(cost)
         if len(batch) == 1:

@@ -12,7 +12,6 @@ from deployments.config import AppConfig
 from deployments.engine import self_check
 from deployments.engine.self_check import Batches
 from deployments.messages import ImageChunk, TextChunk
-from deployments.model.output import Rows
 from deployments.model.pictures.image import Pixels
 from deployments.model.tokenizer import TokenIds
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deployments.model import ClipModel
+    from deployments.model.runtime.runners import Pending
 
 C = TypeVar("C", bound=TextChunk | ImageChunk, contravariant=True)
 T = TypeVar("T")
@@ -56,14 +56,14 @@ class Inputs(Protocol[C, T]):
     def prepare(
         self, model: "ClipModel", chunk: C
     ) -> AbstractAsyncContextManager[tuple[list[T], Mapping[int, Exception]]]:
-        """Turn a chunk into what `run` takes; held as long as the items wait and run.
+        """Turn a chunk into what `launch` takes; held as long as the items wait and run.
 
         Gives the items in order, and by place in the chunk why others cannot be run.
         """
         ...
 
-    def run(self, model: "ClipModel", items: Sequence[T]) -> Rows:
-        """Embed one batch on the device's thread; un-normalised float32 [n, width]."""
+    def launch(self, model: "ClipModel", items: Sequence[T]) -> "Pending":
+        """Queue one batch, on the device's thread; rows are un-normalised float32 [n, width]."""
         ...
 
     def pinned(self, model: "ClipModel") -> Batches:
@@ -94,9 +94,9 @@ class TextInputs:
         """Cut the chunk's token ids into texts."""
         yield chunk.texts(), {}
 
-    def run(self, model: "ClipModel", items: Sequence[TokenIds]) -> Rows:
-        """Embed one batch of texts."""
-        return model.embed_tokens(items)
+    def launch(self, model: "ClipModel", items: Sequence[TokenIds]) -> "Pending":
+        """Queue one batch of texts."""
+        return model.launch_tokens(items)
 
     def pinned(self, model: "ClipModel") -> Batches:
         """Return texts in several scripts, and one that is long for the device."""
@@ -154,9 +154,9 @@ class ImageInputs:
                 self._after_decode(time.perf_counter() - start_s)
             yield list(decoded.pixels), decoded.failures
 
-    def run(self, model: "ClipModel", items: Sequence[Image]) -> Rows:
-        """Embed one batch of decoded images."""
-        return model.embed_pixels(items)
+    def launch(self, model: "ClipModel", items: Sequence[Image]) -> "Pending":
+        """Queue one batch of decoded images."""
+        return model.launch_pixels(items)
 
     def pinned(self, model: "ClipModel") -> Batches:
         """Return two images of the checkpoint's size."""

@@ -1,6 +1,7 @@
 """Starts a tower: loads it, warms it up, and checks its rows before it serves."""
 
 import gc
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def start(config: AppConfig, inputs: Inputs[Any, Any]) -> "tuple[ClipModel, Self
     """
     text, vision = config.text, config.vision
     model = load(config, inputs.tower)
-    batches, embed = inputs.pinned(model), partial(inputs.run, model)
+    batches, embed = inputs.pinned(model), partial(embed_with, inputs, model)
     expected = plain_rows(config, inputs, model, batches)
     gc.collect()  # the plain model, before warm-up measures what memory is free
     model.warm_up(text.max_batch_tokens, text.max_batch_sequences, vision.max_batch_images)
@@ -45,6 +46,11 @@ def start(config: AppConfig, inputs: Inputs[Any, Any]) -> "tuple[ClipModel, Self
     return model, check
 
 
+def embed_with(inputs: Inputs[Any, Any], model: "ClipModel", items: Sequence[Any]) -> Rows:
+    """Embed one batch of prepared items."""
+    return inputs.launch(model, items).rows()
+
+
 def plain_rows(
     config: AppConfig, inputs: Inputs[Any, Any], model: "ClipModel", batches: Batches
 ) -> Rows | None:
@@ -53,7 +59,7 @@ def plain_rows(
     if all(choices[name] == value for name, value in PLAIN.items()):
         return None
     plain = load(config, inputs.tower, **PLAIN)
-    return self_check.embed_all(partial(inputs.run, plain), batches)
+    return self_check.embed_all(partial(embed_with, inputs, plain), batches)
 
 
 def load(config: AppConfig, tower: TowerName, **changes: str) -> "ClipModel":

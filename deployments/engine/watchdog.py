@@ -11,39 +11,47 @@ PATIENCE = 20.0  # times the slowest pace seen of late
 BACK_TO_BACK_S = 0.005  # between two batches of which the second had been waiting
 
 
+Batch = tuple[float, int]  # begin, cost
+
+
 class Watchdog:
-    """Watches one device: batches begin and end, one at a time."""
+    """Watches one device, which runs batches one after the other.
+
+    The next may begin while one runs: it is being prepared then, or waits for the device.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._batches: deque[tuple[float, float, int]] = deque()  # end, seconds, cost
         self._busy: deque[tuple[float, float, int]] = deque()  # those that followed on another
         self._last_end_s = -WINDOW_S
-        self._running: tuple[float, int] | None = None  # begin, cost
+        self._running: list[Batch] = []
         self._proven = False
 
-    def begin(self, cost: int) -> None:
+    def begin(self, cost: int) -> Batch:
         """Note that a batch of this cost starts."""
-        self._running = (self._clock(), cost)
+        batch = (self._clock(), cost)
+        self._running.append(batch)
+        return batch
 
-    def end(self) -> float:
-        """Note that the batch is over; returns its seconds."""
-        assert self._running is not None
-        now = self._clock()
-        begin, cost = self._running
-        batch = (now, now - begin, cost)
-        self._batches.append(batch)
+    def end(self, batch: Batch) -> float:
+        """Note that a batch is over; returns the seconds for which the device had it."""
+        self._running.remove(batch)
+        now, (begin, cost) = self._clock(), batch
+        seconds = now - max(begin, self._last_end_s)
+        ended = (now, seconds, cost)
+        self._batches.append(ended)
         if begin - self._last_end_s <= BACK_TO_BACK_S:
-            self._busy.append(batch)
+            self._busy.append(ended)
         self._last_end_s = now
         self._forget(now)
-        self._running, self._proven = None, True
-        return now - begin
+        self._proven = True
+        return seconds
 
     @property
     def running_cost(self) -> int:
-        """Cost of the batch that runs, 0 when idle."""
-        return self._running[1] if self._running else 0
+        """Cost of the batches that run, 0 when idle."""
+        return sum(cost for _, cost in self._running)
 
     def cost_per_s(self) -> float:
         """Return the cost done per second under load, over the last seconds; 0 if not known.
@@ -56,10 +64,10 @@ class Watchdog:
 
     def check(self) -> None:
         """Raise RuntimeError if the running batch takes far longer than others did."""
-        if self._running is None:
+        if not self._running:
             return
-        begin, cost = self._running
-        elapsed_s, limit_s = self._clock() - begin, self._limit_s(cost)
+        begin, cost = self._running[0]
+        elapsed_s, limit_s = self._clock() - max(begin, self._last_end_s), self._limit_s(cost)
         if elapsed_s > limit_s:
             raise RuntimeError(
                 f"a batch of cost {cost} has been running for {elapsed_s:.0f} s; the device made "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deployments.engine.batcher import Batcher, within
 from deployments.engine.call import Call
-from deployments.errors import DeadlineError, RequestTooLargeError
+from deployments.errors import DeadlineError, RequestTooLargeError, TowerUnavailableError
 from deployments.messages import Terms
 
 
@@ -192,6 +192,74 @@ async def test_a_caller_out_of_time_gets_a_deadline_error_and_its_items_are_drop
     await settle()
     assert device.batches == [[1]]
     assert batcher.outstanding_cost == 0
+
+
+class Gpu:
+    """Runs what it is given one after the other; each batch ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = [asyncio.Event() for _ in range(3)]
+        self.ends = [asyncio.Event() for _ in range(3)]
+
+    async def run(self, items: list[int]) -> list[int]:
+        (number,) = items
+        self.begun[number].set()
+        await self.ends[number].wait()
+        return items
+
+    def has_begun(self) -> list[bool]:
+        return [event.is_set() for event in self.begun]
+
+
+async def busy_gpu(lead_s: float) -> tuple[Gpu, Batcher[int, int], list[asyncio.Task[Call[int]]]]:
+    """A batcher that takes a batch to last 0.1 s, and has three to run."""
+    gpu = Gpu()
+    batcher: Batcher[int, int] = Batcher(gpu.run, 10, 10, lead_s=lead_s)
+    batcher.watchdog.cost_per_s = lambda: 100.0  # type: ignore[method-assign]
+    calls = [asyncio.create_task(batcher.submit([n], [10])) for n in range(3)]
+    await settle()
+    return gpu, batcher, calls
+
+
+async def test_a_gpu_is_handed_the_next_batch_shortly_before_the_last_one_ends():
+    """A batch of 10 takes 0.1 s: the next goes out 0.08 s before that, and a third one waits."""
+    gpu, _, calls = await busy_gpu(lead_s=0.08)
+    assert gpu.has_begun() == [True, False, False]
+    async with asyncio.timeout(5):
+        await gpu.begun[1].wait()
+    await settle()
+    assert gpu.has_begun() == [True, True, False]  # two at most
+    gpu.ends[0].set()
+    await calls[0]
+    async with asyncio.timeout(5):
+        await gpu.begun[2].wait()
+    for end in gpu.ends:
+        end.set()
+    assert [call.results for call in await asyncio.gather(*calls)] == [[0], [1], [2]]
+
+
+async def test_without_a_lead_the_next_batch_waits_for_the_end_of_the_last():
+    """The negative control, and what a CPU does."""
+    gpu, _, calls = await busy_gpu(lead_s=0.0)
+    await asyncio.sleep(0.15)
+    assert gpu.has_begun() == [True, False, False]
+    for end in gpu.ends:
+        end.set()
+    await asyncio.gather(*calls)
+
+
+async def test_a_lost_device_ends_a_batch_at_once():
+    """Its halves would fail the same way: one run, one error for each item."""
+    runs = []
+
+    async def run(items: list[int]) -> list[int]:
+        runs.append(len(items))
+        raise TowerUnavailableError("gone")
+
+    batcher: Batcher[int, int] = Batcher(run, 100, 100)
+    found = await results(batcher.submit(list(range(8)), [1] * 8))
+    assert runs == [8]
+    assert all(isinstance(error, TowerUnavailableError) for error in found)
 
 
 @settings(max_examples=60, deadline=None)

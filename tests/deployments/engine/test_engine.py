@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,19 +103,19 @@ async def test_work_is_outstanding_until_it_is_answered_or_given_up():
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-async def test_a_row_that_is_not_finite_fails_alone_and_is_counted(monkeypatch, poison):
+async def test_a_row_that_is_not_finite_fails_alone_and_is_counted(demo, monkeypatch, poison):
     """Its neighbours are answered from the same batch, which is not run again."""
     metrics = Metrics()
     engine = engine_of(metrics=metrics)
-    embed, runs = engine.model.embed_tokens, []
+    embed, runs = demo.embed_tokens, []
 
     def poisoned(texts):
         runs.append(len(texts))
         rows = embed(texts)
         rows[1, 2] = poison
-        return rows
+        return SimpleNamespace(rows=lambda: rows)
 
-    monkeypatch.setattr(engine.model, "embed_tokens", poisoned)
+    monkeypatch.setattr(engine.model, "launch_tokens", poisoned)
     answer = await engine.embed(TextChunk.of(texts_of(engine, "one", "two", "three"), TERMS))
     assert list(answer.failures) == [1]
     assert type(answer.failures[1]) is ServiceError
@@ -148,27 +149,27 @@ async def test_the_tower_answers_each_chunk_for_itself():
     assert "ZeroDivisionError" in str(broken)
 
 
-async def test_a_tower_on_a_cpu_answers_a_query_while_a_batch_is_on_its_thread(monkeypatch):
+async def test_a_tower_on_a_cpu_answers_a_query_while_a_batch_is_on_its_thread(demo, monkeypatch):
     """The real device, its thread held up; the row is that of the model alone."""
     engine = engine_of()
     query, long = texts_of(engine, "red apple", "a dog " * 100)
-    embed, hold, begun = engine.model.embed_tokens, threading.Event(), asyncio.Event()
+    launch, hold, begun = engine.model.launch_tokens, threading.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def held(texts):
         if len(texts[0]) == len(long):
             loop.call_soon_threadsafe(begun.set)
             hold.wait(30)
-        return embed(texts)
+        return launch(texts)
 
-    monkeypatch.setattr(engine.model, "embed_tokens", held)
+    monkeypatch.setattr(engine.model, "launch_tokens", held)
     first = asyncio.create_task(engine.run([long], [len(long)]))
     await begun.wait()
     (row,) = (await asyncio.wait_for(engine.run([query], [len(query)]), 30)).results
     assert not first.done()
     hold.set()
     await first
-    np.testing.assert_array_equal(row, embed([query])[0])
+    np.testing.assert_array_equal(row, demo.embed_tokens([query])[0])
 
 
 def test_only_a_serving_cpu_runs_small_calls_beside_a_batch(monkeypatch):
@@ -221,7 +222,7 @@ async def test_a_lost_device_fails_what_it_was_to_run_and_the_replica(monkeypatc
     def lost(_texts):
         raise torch.AcceleratorError("an illegal memory access")
 
-    monkeypatch.setattr(engine.model, "embed_tokens", lost)
+    monkeypatch.setattr(engine.model, "launch_tokens", lost)
     answer = await engine.embed(TextChunk.of(texts_of(engine, "one"), TERMS))
     assert isinstance(answer.failures[0], TowerUnavailableError)
     with pytest.raises(RuntimeError, match="device is lost"):

@@ -30,7 +30,7 @@ async def test_a_text_costs_its_tokens_and_comes_out_as_it_went_in():
 def test_pinned_inputs_run_and_give_a_row_each(demo, inputs):
     """The self-check embeds them with the same function as everything else."""
     for batch in inputs.pinned(demo):
-        assert inputs.run(demo, batch).shape == (len(batch), demo.width)
+        assert inputs.launch(demo, batch).rows().shape == (len(batch), demo.width)
 
 
 async def test_a_broken_image_has_its_reason_and_the_others_their_pixels(demo, golden):

@@ -1,5 +1,7 @@
 """A tower is checked before it serves."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from deployments.config import AppConfig, ModelConfig
@@ -24,23 +26,27 @@ def test_a_tower_passes_its_self_check_in_the_precision_that_it_serves(tower, dt
     assert (cosine > 0.99999) == (dtype == "float32")
 
 
+def reversed_rows(pending):
+    return SimpleNamespace(rows=lambda: pending.rows()[:, ::-1])
+
+
 def test_a_tower_that_computes_something_else_does_not_start(monkeypatch):
     """Every row reversed: the shipped rows tell, though both runs agree."""
-    embed = ClipModel.embed_pixels
-    monkeypatch.setattr(ClipModel, "embed_pixels", lambda *args: embed(*args)[:, ::-1])
+    launch = ClipModel.launch_pixels
+    monkeypatch.setattr(ClipModel, "launch_pixels", lambda *args: reversed_rows(launch(*args)))
     with pytest.raises(RuntimeError, match="self-check"):
         check_of("vision")
 
 
 def test_a_kernel_that_is_wrong_in_half_precision_only_does_not_start(monkeypatch):
     """Weights without known rows are held against the same tower in float32."""
-    embed = ClipModel.embed_tokens
+    launch = ClipModel.launch_tokens
 
     def wrong(model, texts):
-        rows = embed(model, texts)
-        return rows[:, ::-1] if model.choices["dtype"] == "bfloat16" else rows
+        pending = launch(model, texts)
+        return reversed_rows(pending) if model.choices["dtype"] == "bfloat16" else pending
 
-    monkeypatch.setattr(ClipModel, "embed_tokens", wrong)
+    monkeypatch.setattr(ClipModel, "launch_tokens", wrong)
     monkeypatch.setattr(
         "deployments.engine.self_check.shipped_rows", lambda *_: pytest.fail("not the demo")
     )

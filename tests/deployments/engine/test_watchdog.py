@@ -13,9 +13,9 @@ class Clock:
 
 
 def batch(watchdog: Watchdog, clock: Clock, cost: int, seconds: float) -> None:
-    watchdog.begin(cost)
+    begun = watchdog.begin(cost)
     clock.now += seconds
-    watchdog.end()
+    watchdog.end(begun)
 
 
 def test_the_rate_is_that_of_batches_that_follow_on_another():
@@ -46,13 +46,13 @@ def test_the_first_batch_has_more_time_and_later_ones_their_pace():
     """Compilation may take long; a proven device must keep within reach of its pace."""
     clock = Clock()
     watchdog = Watchdog(clock)
-    watchdog.begin(10)
+    first = watchdog.begin(10)
     clock.now = FIRST_BATCH_S - 1
     watchdog.check()
     clock.now = FIRST_BATCH_S + 1
     with pytest.raises(RuntimeError, match="cost 10"):
         watchdog.check()
-    watchdog.end()
+    watchdog.end(first)
     batch(watchdog, clock, 10, 0.01)
     clock.now += 60
     batch(watchdog, clock, 10, 0.01)
@@ -70,3 +70,19 @@ def test_a_large_batch_may_take_as_much_longer_as_it_costs():
     watchdog.begin(1000)
     clock.now += 150
     watchdog.check()
+
+
+def test_a_batch_that_waits_behind_another_is_timed_from_when_the_device_has_it():
+    """Two in flight: neither looks slower than it is, and one that waits is not stuck."""
+    clock = Clock()
+    watchdog = Watchdog(clock)
+    first = watchdog.begin(100)
+    clock.now += 0.4
+    second = watchdog.begin(100)
+    assert watchdog.running_cost == 200
+    clock.now += 0.1
+    assert watchdog.end(first) == pytest.approx(0.5)
+    clock.now += 0.5
+    assert watchdog.end(second) == pytest.approx(0.5)
+    assert watchdog.cost_per_s() == pytest.approx(200)
+    assert watchdog.running_cost == 0
