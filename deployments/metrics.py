@@ -28,7 +28,7 @@ class TowerMetrics:
 
     def __init__(self, unit: str) -> None:
         self._work = Counter(f"{PREFIX}tower_{unit}", f"{unit} embedded")
-        self._items = Counter(f"{PREFIX}tower_items", "texts or pictures embedded")
+        self._items = Counter(f"{PREFIX}tower_items", "texts or images embedded")
         self._device_s = Histogram(
             f"{PREFIX}tower_batch_seconds", "device time of a batch", boundaries=BATCH_S
         )
@@ -37,10 +37,10 @@ class TowerMetrics:
         )
         if unit == "images":
             self._decode_s = Histogram(
-                f"{PREFIX}tower_decode_seconds", "decoding of the pictures of a chunk", BATCH_S
+                f"{PREFIX}tower_decode_seconds", "decoding of the images of a chunk", BATCH_S
             )
         self._batch_items = Histogram(
-            f"{PREFIX}tower_batch_items", "texts or pictures in a batch", BATCH_ITEMS
+            f"{PREFIX}tower_batch_items", "texts or images in a batch", BATCH_ITEMS
         )
         self._budget = Gauge(f"{PREFIX}tower_budget", f"{unit} in a batch at most")
         self._queued = Gauge(f"{PREFIX}tower_queued_{unit}", f"{unit} waiting or running")
@@ -63,7 +63,7 @@ class TowerMetrics:
         self._batch_items.observe(items)
 
     def decoded(self, seconds: float) -> None:
-        """Count the time from a chunk of pictures to their pixels, with the wait for a thread."""
+        """Count the time from a chunk of images to their pixels, with the wait for a thread."""
         self._decode_s.observe(seconds)
 
     def sample(

