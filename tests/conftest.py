@@ -1,8 +1,11 @@
 """Factories that every test may use: checkpoints in the published layout, the golden vectors."""
 
+import atexit
 import copy
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +96,25 @@ REDUCED_VISION = {
 }
 
 WriteCheckpoint = Callable[[Path], Path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """See to it that the exit code is that of the tests."""
+    atexit.register(leave, session)
+
+
+def leave(session: pytest.Session) -> None:
+    """End the process with the run's exit code, and skip the interpreter's own end.
+
+    Threads in native code outlive the tests, those of gRPC and of Ray Serve's handles among them,
+    and no public call stops them. While the interpreter and the libraries' global objects are
+    destroyed they may crash a process whose tests have all passed. What was registered to run at
+    exit since the session began has run by now: Arrow's S3, Ray, torch, pytest's folders.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(session.exitstatus)
 
 
 @dataclass(frozen=True)

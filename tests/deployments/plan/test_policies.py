@@ -112,7 +112,7 @@ def test_targets_of_the_request_count_trade_hours_for_time() -> None:
     assert low.share_on_time >= high.share_on_time
 
 
-def test_bounds_hold_whatever_is_wished() -> None:
+def test_bounds_hold_whatever_is_asked_for() -> None:
     """Neither more than the most nor fewer than the least, nor a fraction."""
     for wish, expected in ((100.0, 5), (0.0, 2), (2.1, 3)):
         tower = Tower(rate=1.0, min_replicas=2, max_replicas=5)
