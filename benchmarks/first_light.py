@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import machine, report, workloads
-from benchmarks.harness.servers import checkpoint
+from benchmarks.harness.random_checkpoint import checkpoint
 from deployments.model import ClipModel
 from deployments.model.clip import TowerName
 from deployments.model.output import Rows

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.harness import report, workloads
 from benchmarks.harness.machine import timed
-from benchmarks.harness.servers import checkpoint
+from benchmarks.harness.random_checkpoint import checkpoint
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows, finish

@@ -13,7 +13,8 @@ from typing import Any
 
 from benchmarks.harness import report
 from benchmarks.harness.callers import send
-from benchmarks.harness.servers import Setup, baseline_server, checkpoint, service
+from benchmarks.harness.random_checkpoint import checkpoint
+from benchmarks.harness.servers import Setup, baseline_server, service
 
 SPEEDUPS = (0.5, 1.0, 2.0, 3.0, 4.0)
 

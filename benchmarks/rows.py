@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks.harness import report
 from benchmarks.harness.callers import send, send_counting
 from benchmarks.harness.processes import cpu_s
-from benchmarks.harness.servers import Setup, checkpoint, service
+from benchmarks.harness.random_checkpoint import checkpoint
+from benchmarks.harness.servers import Setup, service
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 AROUND = ("Router", "proxy")  # what a request costs outside the towers

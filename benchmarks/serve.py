@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.harness import report
 from benchmarks.harness.callers import send, send_counting
-from benchmarks.harness.servers import Setup, baseline_server, checkpoint, service
+from benchmarks.harness.random_checkpoint import checkpoint
+from benchmarks.harness.servers import Setup, baseline_server, service
 
 MIXES = ("query", "32 texts", "128 texts", "1 image", "8 images", "16 texts + 4 images")
 SHARES = (0.5, 0.8, 1.1)  # of the closed loop's rate, offered in the open loop

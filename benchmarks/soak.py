@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks.harness import report
 from benchmarks.harness.callers import send
 from benchmarks.harness.processes import of_kind, resident_bytes
-from benchmarks.harness.servers import Setup, checkpoint, service
+from benchmarks.harness.random_checkpoint import checkpoint
+from benchmarks.harness.servers import Setup, service
 
 MIB = 1024 * 1024
 PERIOD_S = 10

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import machine, report, workloads
-from benchmarks.harness.servers import checkpoint
+from benchmarks.harness.random_checkpoint import checkpoint
 from deployments.model import ClipModel
 from deployments.model.output import Rows, finish
 from deployments.model.tokenizer import TokenIds

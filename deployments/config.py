@@ -169,7 +169,7 @@ class RouterConfig(ReplicasConfig):
     """Serve the page to try it on, at `/`."""
     max_json_depth: Annotated[int, Field(ge=4)] = 16
     image_price_tokens: Annotated[int, Field(ge=0)] | None = None
-    """Tokens that `usage` counts for a picture; by default those that the vision tower runs."""
+    """Tokens that `usage` counts for an image; by default those that the vision tower runs."""
 
     @model_validator(mode="after")
     def _check_scaling(self) -> Self:
@@ -181,7 +181,7 @@ class RouterConfig(ReplicasConfig):
 
 
 class ImageConfig(Frozen):
-    """Where pictures may come from, and how large they may be."""
+    """Where images may come from, and how large they may be."""
 
     max_image_bytes: PositiveInt = 20 * MIB
     max_pixels: PositiveInt = 64_000_000

@@ -10,7 +10,7 @@ EmbeddingError
 │   │   │   ├── KeyFormatError
 │   │   │   └── MissingKeyError
 │   │   └── UnknownModelError
-│   └── ImageSourceError     a picture that cannot be had: refused address, failed download
+│   └── ImageSourceError     an image that cannot be had: refused address, failed download
 └── ServiceError             not the caller's fault; worth another try later
     ├── OverloadedError      says when to come back
     │   └── RateLimitError   the API key's own limit
@@ -56,7 +56,7 @@ class UnknownModelError(RequestError):
 
 
 class ImageSourceError(ImageError):
-    """A picture that cannot be had from where it is said to be."""
+    """An image that cannot be had from where it is said to be."""
 
 
 class ServiceError(EmbeddingError):

@@ -4,6 +4,9 @@ import json
 import math
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,15 @@ CHUNK_ELEMENTS = 1 << 22
 HALVED = re.compile(
     r"\.(mixer\.(Wqkv|out_proj)|mlp\.(fc2|w3)|attn\.(proj|[qk]_proj))\.(?!.*lora_A)"
 )
+
+
+@contextmanager
+def checkpoint(size: str) -> Iterator[str]:
+    """Yield the source of the shipped checkpoint, or of a random one of the published size."""
+    with tempfile.TemporaryDirectory() as folder:
+        if size == "full":
+            write(Path(folder))
+        yield folder if size == "full" else "demo"
 
 
 def write(folder: Path, seed: int = 11) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.harness import random_checkpoint
 from deployments.config import AppConfig
 from serve_app.server import (
     HAPROXY_PORTS,
@@ -64,15 +63,6 @@ class Setup:
     def options(self) -> list[str]:
         """Arguments that give another process the same device and weights."""
         return ["--device", self.config.model.device, "--source", self.config.model.source]
-
-
-@contextmanager
-def checkpoint(size: str) -> Iterator[str]:
-    """Yield the source of the shipped checkpoint, or of a random one of the published size."""
-    with tempfile.TemporaryDirectory() as folder:
-        if size == "full":
-            random_checkpoint.write(Path(folder))
-        yield folder if size == "full" else "demo"
 
 
 @contextmanager

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from deployments.bulk.blocks import RowBlock
 from deployments.bulk.columns import IMAGE_EMBEDDING, TEXT_EMBEDDING, TOKEN_IDS, drop_internal
 from deployments.bulk.embedders import ImageEmbedder, TextEmbedder
-from deployments.bulk.input import BlockReader
 from deployments.bulk.job import BulkJob
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.pipeline import tower_resources
 from deployments.bulk.prepare import RowPreparer
+from deployments.bulk.reading.blocks import RowBlock
+from deployments.bulk.reading.tables import BlockReader
 
 SAMPLE_BLOCKS = 4
 SAMPLE_ROWS = 64  # of each of them

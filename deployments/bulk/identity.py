@@ -4,9 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
-from deployments.bulk.blocks import Plan
-from deployments.bulk.input import Layout
 from deployments.bulk.options import EmbedOptions
+from deployments.bulk.reading.blocks import Plan
+from deployments.bulk.reading.tables import Layout
 from deployments.model.errors import OptionError
 from deployments.model.weights.source import FILES, find
 

@@ -11,15 +11,15 @@ import ray
 from ray.actor import ActorProxy
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from deployments.bulk.blocks import Plan, RowBlock, cut_input
-from deployments.bulk.files import S3, folder_of
 from deployments.bulk.identity import Identity
-from deployments.bulk.input import BlockReader, Layout
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.output import BlockWriter, OutputFolder
 from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
 from deployments.bulk.prepare import RowPreparer
 from deployments.bulk.progress import JobProgress, Summary
+from deployments.bulk.reading.blocks import Plan, RowBlock, cut_input
+from deployments.bulk.reading.files import S3, folder_of
+from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.bulk.window import Window
 from deployments.model.errors import EmbeddingError
 

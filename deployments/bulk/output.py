@@ -20,9 +20,9 @@ from deployments.bulk.columns import (
     TEXT_EMBEDDING,
     TOKEN_IDS,
 )
-from deployments.bulk.files import S3, open_input, split, write_bytes
 from deployments.bulk.identity import Identity
-from deployments.bulk.input import BLOCK, ROW
+from deployments.bulk.reading.files import S3, open_input, split, write_bytes
+from deployments.bulk.reading.tables import BLOCK, ROW
 from deployments.model.errors import OptionError
 
 JOB_FILE = "_job.json"  # readers of folders skip names with an underscore

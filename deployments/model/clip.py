@@ -207,10 +207,6 @@ class ClipModel:
         """Run one batch of images (see `Images`); un-normalised float32 [n, width]."""
         return self.launch_pixels(pixels).rows()
 
-    def embed_pictures(self, images: Images) -> Rows:
-        """Run one batch of single images; un-normalised float32 [n, width]."""
-        return self.embed_pixels(images)
-
     def launch_tokens(self, token_ids: Sequence[TokenIds]) -> Pending:
         """Queue what `embed_tokens` runs; a GPU works on it while the caller goes on."""
         if self._text is None:

@@ -1,9 +1,14 @@
 """The last steps on a matrix of rows: truncate (Matryoshka), normalise, encode; needs no torch."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.model.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rows = NDArray[np.float32]  # [n, width]
 Row = NDArray[np.float32]  # [width]
@@ -60,3 +65,10 @@ def to_int8(rows: Rows) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     scales = np.abs(rows).max(axis=1) / np.float32(127)
     divisors = np.where(scales > 0, scales, np.float32(1))
     return np.rint(rows / divisors[:, None]).astype(np.int8), scales.astype(np.float32)
+
+
+def to_tensor(rows: Rows, device: str | None = None) -> "Tensor":
+    """Return rows [n, width] as a float32 tensor on a device, by default the CPU; needs torch."""
+    import torch
+
+    return torch.from_numpy(rows.copy()).to(device or "cpu")

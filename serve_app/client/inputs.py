@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from deployments.model.output import Rows
+from deployments.model.output import Rows, to_tensor
 
 Image = str | bytes | Path | PillowImage.Image
 HandleItem = dict[str, str | bytes]
@@ -71,8 +71,6 @@ class Output:
         rows: Any = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
         rows = rows[:, : self.cut]
         if self.as_tensor or not self.as_numpy:
-            from deployments.model.tensors import to_tensor  # torch, only where it is asked for
-
             rows = to_tensor(rows, self.device)
             rows = rows if self.as_tensor else list(rows)
         return rows[0] if job.is_single else rows

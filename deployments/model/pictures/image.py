@@ -23,7 +23,7 @@ Image.init()  # registers the decoders; `Image.open` would know only five of the
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of an encoded picture; its pixels are not decoded.
+    """Read the header of an encoded image; its pixels are not decoded.
 
     Raises:
         ImageError: not one of `FORMATS`, or more than `max_pixels` pixels.
@@ -61,7 +61,7 @@ def to_pixels(
     `DRAFT_OVERSAMPLING` times `size`: several times faster, and no longer exact.
 
     Raises:
-        ImageError: the data is broken, or the picture so narrow that resizing it would take more
+        ImageError: the data is broken, or the image so narrow that resizing it would take more
             than `max_pixels` pixels.
     """
     check_size(image, max_pixels)

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 NAMES = tuple(sorted({"sdpa", *kernels.PACKED, *kernels.DENSE}))
 
 # Batches whose tokens see more than this on average run on the kernel for long texts. On an H200
-# FlashAttention-4 takes 0.58 of FlashAttention-2's time for texts of 8,192 tokens, and more for one
-# of 1,500 among 300 of 40 (benchmarks/README.md).
-LONG_CONTEXT = 1024
+# FlashAttention-4 takes twice the time of FlashAttention-2 for texts of 256 tokens, 0.93 of it for
+# 512, 0.74 for 1,024 and 0.57 for 8,192 (benchmarks/README.md).
+LONG_CONTEXT = 512
 # Lengths of the texts that a kernel is tried on.
 TRIED_LENGTHS = ((700, 129, 48, 0), (1500, *(20,) * 300))
 # Share of its time by which a kernel has to beat the one that comes first by order.

@@ -92,12 +92,9 @@ class PaddedLayerNorm(nn.LayerNorm):
         if not self.padding:
             return super().forward(x)
         exact = x.float()
-        # One pass for both: the variance around the mean with the padding, then put right. With
-        # p zeros in n numbers, var_w = (var_n - mean_w^2 * w/n * p/n) * n/w for the other w.
-        variance, mean = torch.var_mean(exact, -1, correction=0, keepdim=True)
-        share = self.width / (self.width + self.padding)
-        mean = mean / share
-        variance = variance / share - mean.square() * (1 - share)
+        # Both sums in one pass; the padding's zeros add nothing to either.
+        mean = exact.sum(-1, keepdim=True) / self.width
+        variance = exact.square().sum(-1, keepdim=True) / self.width - mean.square()
         normal = (exact - mean) * (variance + self.eps).rsqrt()
         return (normal * self.weight + self.bias).to(x.dtype)
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from deployments.bulk import tars
+from deployments.bulk.reading import tars
 from deployments.model.errors import OptionError
 
 MEMBERS = {

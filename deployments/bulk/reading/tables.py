@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deployments.bulk import lines, tars
-from deployments.bulk.blocks import Plan, RowBlock
 from deployments.bulk.columns import ERROR, IMAGE_EMBEDDING, TEXT_EMBEDDING, add_seconds
-from deployments.bulk.files import open_input, read_range
+from deployments.bulk.reading import lines, tars
+from deployments.bulk.reading.blocks import Plan, RowBlock
+from deployments.bulk.reading.files import open_input, read_range
 from deployments.model.errors import OptionError
 
 ROW = "row"

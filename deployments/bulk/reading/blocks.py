@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 
 import pyarrow.parquet as pq
 
-from deployments.bulk import lines, tars
-from deployments.bulk.files import File, find_files, open_input
 from deployments.bulk.prepare import IMAGE_SUFFIXES
+from deployments.bulk.reading import lines, tars
+from deployments.bulk.reading.files import File, find_files, open_input
 from deployments.model.errors import OptionError
 
 KINDS = {

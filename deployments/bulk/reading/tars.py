@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from deployments.bulk.files import open_input
+from deployments.bulk.reading.files import open_input
 from deployments.model.errors import OptionError
 
 END_BLOCKS = b"\0" * 1024  # what ends a tar

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.bulk import lines
+from deployments.bulk.reading import lines
 from deployments.model.errors import OptionError
 
 CSV = 'id,text\r\n1,"two\nlines, ""quoted"""\r\n\r\n2,plain\r\n3,"three\n\n\nlines"\n4,last'

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from deployments.bulk.files import open_input
+from deployments.bulk.reading.files import open_input
 from deployments.model.errors import OptionError
 
 CHUNK_BYTES = 16 * 1024 * 1024

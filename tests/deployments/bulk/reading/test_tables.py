@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.bulk.blocks import cut_input
-from deployments.bulk.input import BlockReader, Layout, ParquetRows, guess_type
+from deployments.bulk.reading.blocks import cut_input
+from deployments.bulk.reading.tables import BlockReader, Layout, ParquetRows, guess_type
 from deployments.model.errors import OptionError
 
 
