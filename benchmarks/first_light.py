@@ -32,12 +32,7 @@ from deployments.model.pictures.image import Pixels
 from deployments.model.runtime.runners import Pending
 from deployments.model.tokenizer import TokenIds
 from deployments.model.towers import kernels
-from deployments.model.towers.attention import (
-    PackedKernels,
-    Segments,
-    packed_attention,
-    packed_sdpa,
-)
+from deployments.model.towers.attention import Segments
 from deployments.model.towers.text import mean_pool
 
 GPU = torch.device("cuda")
@@ -135,28 +130,6 @@ def jpegs(_: str) -> Found:
 
 
 @torch.inference_mode()
-def packed_kernels(_: str) -> Found:
-    """Packed attention kernels at the tower's layouts: gaps to SDPA, time of the first call."""
-    found: Found = {}
-    for lengths in ([48, 16, 0], [700, 300, 129, 2, 0], [3000, 1500, 7], [1500, *[20] * 300]):
-        qkv = torch.randn(sum(lengths), 3, HEADS, WIDTH, device=GPU, dtype=torch.bfloat16)
-        bounds = torch.tensor([0, *lengths], device=GPU).cumsum(0).int()
-        where = Segments(bounds, max(lengths), max(lengths), tuple(lengths))
-        q, k, v = qkv.unbind(1)
-        exact = packed_sdpa(q.float(), k.float(), v.float(), where)
-        for name in kernels.PACKED:
-            attend = packed_attention(PackedKernels(name, name))
-            key = f"{name}, {len(lengths)} texts up to {max(lengths)}"
-            try:
-                start_s = time.perf_counter()
-                gap = (attend(q, k, v, where).float() - exact).abs().max().item()
-                found[key] = {"gap": gap, "first_s": time.perf_counter() - start_s}
-            except Exception as error:  # noqa: BLE001 - a missing library is a finding
-                found[key] = f"{type(error).__name__}: {error}"[:120]
-    return found
-
-
-@torch.inference_mode()
 def crossing(_: str) -> Found:
     """Milliseconds of the packed kernels by the length of equal texts, 16,384 tokens in all."""
     found: Found = {}
@@ -187,7 +160,7 @@ def pooling(_: str) -> Found:
 
 
 PARTS: dict[str, Callable[[str], Found]] = {
-    part.__name__: part for part in (text, vision, jpegs, packed_kernels, crossing, pooling)
+    part.__name__: part for part in (text, vision, jpegs, crossing, pooling)
 }
 
 

@@ -86,7 +86,8 @@ def extra(words: list[str]) -> str:
     """Check `pip install '.[EXTRA]'`."""
     known = PROJECT["project"]["optional-dependencies"]
     wanted = re.findall(r"\[(.+)\]", words[-1])
-    return next((f"no extra {x}" for x in wanted if x not in known), "")
+    names = [name for group in wanted for name in group.split(",")]
+    return next((f"no extra {x}" for x in names if x not in known), "")
 
 
 def suite(words: list[str]) -> str:
