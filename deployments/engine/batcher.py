@@ -25,6 +25,8 @@ Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 AfterBatch = Callable[[int, int, int, float], None]
 """Told the items, the cost, the budget and the seconds of a batch that has run."""
 
+GROW_AFTER = 100  # batches without lack of memory, before a halved budget is doubled
+
 logger = logging.getLogger("ray.serve")
 
 
@@ -34,7 +36,8 @@ class Batcher(Generic[T, R]):
     Args:
         run: gives one result for each item of a batch, in order. An exception fails the batch: it
             is run again in halves until the bad item is alone. A MemoryError also halves the
-            budget, for good. A TowerUnavailableError ends the batch at once.
+            budget, but not below half of what has run, until many batches have gone well. A
+            TowerUnavailableError ends the batch at once.
         lead_s: the next batch is handed to `run` so long before the one that runs is expected to
             end; 0 waits for its end. There are two at most.
         max_cost: budget of a batch, in the unit of the items' costs (tokens, images).
@@ -57,6 +60,9 @@ class Batcher(Generic[T, R]):
         self.queue: WorkQueue[T, R] = WorkQueue(max_cost, max_items, bulk_share)
         self.watchdog = Watchdog(clock)
         self.memory_halvings = 0
+        self._most_cost = max_cost
+        self._proven_cost = 0  # of the largest batch that has run
+        self._batches_since_shrinking = 0
         self._clock = clock
         self._run = run
         self._after_batch = after_batch
@@ -138,30 +144,34 @@ class Batcher(Generic[T, R]):
                 late = DeadlineError("the device will not come to it in time; send less, or retry")
                 entry.call.settle(entry.index, late)
 
-    async def _run_batch(self, batch: list[QueuedItem[T, R]]) -> None:
+    async def _run_batch(self, batch: list[QueuedItem[T, R]], is_again: bool = False) -> None:
         """Run a batch and settle each of its items; on an error, run its halves."""
         cost, calls = cost_of(batch), {entry.call for entry in batch}
         begun = self.watchdog.begin(cost)
         for call in calls:
             call.begin(self._clock())
+        failure: Exception | None = None
         try:
             results = await self._run([entry.item for entry in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for a batch of {len(batch)}")
         except Exception as error:  # noqa: BLE001 - whatever it is, every item must end
-            self.watchdog.end(begun)
-            await self._after_failure(batch, cost, error)
+            self.watchdog.end(begun, done=False)
+            failure = error
         else:
             seconds = self.watchdog.end(begun)
+            self._grow(cost)
             for call in calls:
                 call.device_ms += 1e3 * seconds
             if self._after_batch is not None:
                 self._after_batch(len(batch), cost, self.queue.max_cost, seconds)
             for entry, result in zip(batch, results, strict=True):
                 entry.call.settle(entry.index, result)
+        if failure is not None:
+            await self._after_failure(batch, cost, failure, is_again)
 
     async def _after_failure(
-        self, batch: list[QueuedItem[T, R]], cost: int, error: Exception
+        self, batch: list[QueuedItem[T, R]], cost: int, error: Exception, is_again: bool
     ) -> None:
         """Fail a lone item, or run the halves of a batch to find the bad one."""
         if isinstance(error, TowerUnavailableError):  # halves of it would fail the same way
@@ -170,6 +180,9 @@ class Batcher(Generic[T, R]):
             return
         if isinstance(error, MemoryError):
             self._shrink(cost)
+            if len(batch) == 1 and not is_again:  # there may be room now
+                await self._run_batch(batch, is_again=True)
+                return
         if len(batch) == 1:
             logger.error("an item of cost %d failed alone", cost, exc_info=error)
             if isinstance(error, MemoryError):
@@ -186,12 +199,21 @@ class Batcher(Generic[T, R]):
         await self._run_batch(batch[middle:])
 
     def _shrink(self, cost: int) -> None:
-        """Remember a budget that is half of what did not fit."""
-        smaller = max(1, cost // 2)
+        """Remember a budget that is half of what did not fit, or of what has run."""
+        smaller = max(1, cost // 2, self._proven_cost // 2)
         if smaller < self.queue.max_cost:
             logger.warning("out of device memory at cost %d; budget now %d", cost, smaller)
             self.queue.max_cost = smaller
             self.memory_halvings += 1
+        self._batches_since_shrinking = 0
+
+    def _grow(self, cost: int) -> None:
+        """Note that a batch has run; after many, double a budget that was halved."""
+        self._proven_cost = max(self._proven_cost, cost)
+        self._batches_since_shrinking += 1
+        if self.queue.max_cost < self._most_cost and self._batches_since_shrinking >= GROW_AFTER:
+            self.queue.max_cost = min(self._most_cost, 2 * self.queue.max_cost)
+            self._batches_since_shrinking = 0
 
 
 async def within(terms: Terms, results: Awaitable[R]) -> R:

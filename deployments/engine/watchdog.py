@@ -34,18 +34,22 @@ class Watchdog:
         self._running.append(batch)
         return batch
 
-    def end(self, batch: Batch) -> float:
-        """Note that a batch is over; returns the seconds for which the device had it."""
+    def end(self, batch: Batch, done: bool = True) -> float:
+        """Note that a batch is over; returns the seconds for which the device had it.
+
+        One that failed says nothing of the pace.
+        """
         self._running.remove(batch)
         now, (begin, cost) = self._clock(), batch
         seconds = now - max(begin, self._last_end_s)
-        ended = (now, seconds, cost)
-        self._batches.append(ended)
-        if begin - self._last_end_s <= BACK_TO_BACK_S:
-            self._busy.append(ended)
+        if done:
+            ended = (now, seconds, cost)
+            self._batches.append(ended)
+            if begin - self._last_end_s <= BACK_TO_BACK_S:
+                self._busy.append(ended)
+            self._proven = True
         self._last_end_s = now
         self._forget(now)
-        self._proven = True
         return seconds
 
     @property

@@ -31,6 +31,7 @@ class DrainRate:
     def finished(self, cost: int) -> None:
         """Note that work is done."""
         self._finished.append((self._clock(), cost))
+        self._forget()
 
     def per_s(self) -> float:
         """Return cost units per second; the last rate known where there is too little to tell.
@@ -38,13 +39,16 @@ class DrainRate:
         Measured from the first to the last piece of the window: the time before the first is the
         latency of an idle service, not its pace.
         """
-        while len(self._finished) > 2 and self._finished[0][0] < self._clock() - WINDOW_S:
-            self._finished.popleft()
+        self._forget()
         if len(self._finished) < 2:
             return self._last_rate
         (first_s, first), (last_s, _) = self._finished[0], self._finished[-1]
         done = sum(cost for _, cost in self._finished) - first
         return done / (last_s - first_s) if last_s > first_s else self._last_rate
+
+    def _forget(self) -> None:
+        while len(self._finished) > 2 and self._finished[0][0] < self._clock() - WINDOW_S:
+            self._finished.popleft()
 
 
 class Budget:
@@ -70,12 +74,12 @@ class Budget:
             RequestTooLargeError: more than the whole budget.
             OverloadedError: the budget is used up; says when to come back.
         """
-        self.arrived_total += cost
         if cost > self.limit:
             raise RequestTooLargeError(
                 f"the request has {cost:,} {self._unit}; the server takes {self.limit:,} at once: "
                 "split it"
             )
+        self.arrived_total += cost
         if self.outstanding + cost > self.limit:
             drain_s = self.drain_s()
             raise OverloadedError(

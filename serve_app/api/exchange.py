@@ -22,6 +22,7 @@ from serve_app.api.rendering import JSON
 logger = logging.getLogger("ray.serve")
 
 LARGE_BYTES = 256 * 1024  # bodies from here on are parsed and rendered off the event loop
+MAX_DIGITS = 18  # of a length in bytes
 REQUEST_ID = "x-request-id"
 
 P = ParamSpec("P")
@@ -63,7 +64,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """
     message = f"the body is larger than {max_bytes:,} bytes; send fewer or smaller items"
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
+    digits = declared.lstrip("0")  # Python reads no number of thousands of digits
+    if digits.isdecimal() and (len(digits) > MAX_DIGITS or int(digits) > max_bytes):
         raise BodyTooLargeError(message)
     parts, size = [], 0
     async for part in request.stream():

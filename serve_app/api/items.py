@@ -77,7 +77,7 @@ Input = (
 
 def split(value: object, token_ids: bool) -> list[object]:
     """Return the single items of the field `input`, which may be one item or a list of them."""
-    is_one = not isinstance(value, list) or (token_ids and _is_ids(value))
+    is_one = not isinstance(value, list) or (token_ids and bool(value) and _is_ids(value))
     return [value] if is_one else value  # type: ignore[return-value]
 
 

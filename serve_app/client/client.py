@@ -220,8 +220,11 @@ class AsyncClient(_Encoders):
         free = asyncio.Semaphore(self._concurrency)
         with progress(job, show) as advance:
             sending = partial(self._send, free, advance)
-            async with asyncio.TaskGroup() as group:
-                answers = [group.create_task(sending(batch)) for batch in job.batches]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    answers = [group.create_task(sending(batch)) for batch in job.batches]
+            except BaseExceptionGroup as errors:  # the first ended the others
+                raise errors.exceptions[0] from None
         parts = [answer.result() for answer in answers]
         return output.of(parts, job)
 

@@ -17,6 +17,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
 MAX_PIXELS = 64_000_000
 DRAFT_OVERSAMPLING = 2
 
+ICON, PNG = b"\0\0\1\0", b"\x89PNG\r\n\x1a\n"
+
 Pixels = NDArray[np.uint8]
 
 Image.init()  # registers the decoders; `Image.open` would know only five of them by name
@@ -30,6 +32,8 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     if not data:
         raise ImageError("the image is empty (0 bytes)")
+    if data.startswith(ICON):
+        _check_icon(data, max_pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -42,9 +46,30 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
+def _check_icon(data: bytes, max_pixels: int) -> None:
+    """Check the images inside of an ICO file, which Pillow decodes when it opens it.
+
+    What the file's own directory says of their sizes need not be true. Each is a PNG, or a BMP
+    without its file header and of twice its height.
+    """
+    number = int.from_bytes(data[4:6], "little")
+    for entry in (data[start : start + 16] for start in range(6, 6 + 16 * number, 16)):
+        offset = int.from_bytes(entry[12:16], "little")
+        head = data[offset : offset + 24]
+        if head.startswith(PNG):
+            width, height = (int.from_bytes(head[x : x + 4], "big") for x in (16, 20))
+        else:
+            width, height = (int.from_bytes(head[x : x + 4], "little") for x in (4, 8))
+            height //= 2
+        _check_pixels(width, height, max_pixels)
+
+
 def check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
     """Raise ImageError for more pixels, as stored or as resized, than the limit."""
-    width, height = image.size
+    _check_pixels(*image.size, max_pixels)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"the image is {width} x {height} = {width * height:,} pixels, "
@@ -76,9 +101,17 @@ def to_pixels(
     drafted = image.draft(None, (least, least)) if draft else None
     box = drafted[1] if drafted else (0, 0, width, height)
     try:
-        rgb = image.convert("RGB")
+        return _converted(image, (width, height), size, box)
     except Exception as error:  # decoders of broken data raise many types
         raise ImageError(f"the image is broken: {error}") from error
+
+
+def _converted(
+    image: Image.Image, original: tuple[int, int], size: int, box: tuple[float, float, float, float]
+) -> Pixels:
+    """Convert to RGB, resize what is in the box as the original would be, cut out the centre."""
+    width, height = original
+    rgb = image.convert("RGB")
     if width <= height:
         resized = (size, int(size * height / width))
     else:

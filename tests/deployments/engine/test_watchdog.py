@@ -86,3 +86,17 @@ def test_a_batch_that_waits_behind_another_is_timed_from_when_the_device_has_it(
     assert watchdog.end(second) == pytest.approx(0.5)
     assert watchdog.cost_per_s() == pytest.approx(200)
     assert watchdog.running_cost == 0
+
+
+def test_a_batch_that_failed_is_no_throughput():
+    """Batches that fail at once do not make the device look fast, nor prove that it works."""
+    clock = Clock()
+    watchdog = Watchdog(clock)
+    for _ in range(3):
+        begun = watchdog.begin(100)
+        clock.now += 0.001
+        watchdog.end(begun, done=False)
+    assert watchdog.cost_per_s() == 0
+    for _ in range(2):
+        batch(watchdog, clock, 100, 0.5)
+    assert watchdog.cost_per_s() == pytest.approx(200)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from deployments.errors import OverloadedError, RequestTooLargeError
-from deployments.routing.admission import Budget
+from deployments.routing.admission import WINDOW_S, Budget
 
 
 class Clock:
@@ -83,3 +83,32 @@ def test_the_refusal_survives_the_way_between_processes():
     """Message and time are there after pickling."""
     error = pickle.loads(pickle.dumps(OverloadedError("busy", 2.5)))
     assert (str(error), error.retry_after_s) == ("busy", 2.5)
+
+
+def test_a_router_that_is_never_idle_and_never_refuses_keeps_no_more_than_its_window():
+    """Hours of chunks leave what the last seconds left; the rate is still that of the window."""
+    clock = Clock()
+    budget = Budget("tokens", 1000, clock)
+    budget.admit(10)
+    kept = []
+    for number in range(20_000):
+        clock.now += 0.01
+        budget.admit(10)
+        budget.release(10)
+        if number % 1000 == 999:
+            kept.append(len(budget._rate._finished))
+    assert max(kept) <= WINDOW_S / 0.01 + 2
+    assert budget.drain_s() == pytest.approx(0.01)
+
+
+def test_what_can_never_be_admitted_is_no_work_that_arrived():
+    """A client that repeats a refused request does not make the towers scale."""
+    budget = Budget("tokens", 100, Clock())
+    for _ in range(3):
+        with pytest.raises(RequestTooLargeError):
+            budget.admit(101)
+    assert budget.arrived_total == 0
+    budget.admit(100)
+    with pytest.raises(OverloadedError):  # this one may come back: it is demand
+        budget.admit(1)
+    assert budget.arrived_total == 101

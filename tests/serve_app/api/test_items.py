@@ -84,3 +84,9 @@ def test_token_ids_are_taken_only_when_said_to_be_this_models(parse):
     for sent in ("text", [[1], "text"], [[1.5]], [[True]]):
         with pytest.raises(RequestError, match="item"):
             parse(input=sent, input_type="token_ids")
+
+
+def test_an_empty_list_has_no_items_with_token_ids_either(parse):
+    """It is not one text without tokens; the Router refuses a request without items."""
+    assert parse(input=[], input_type="token_ids") == []
+    assert parse(input=[]) == []

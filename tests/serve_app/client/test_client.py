@@ -101,6 +101,15 @@ def test_a_refusal_is_an_exception_that_says_why(service, bear):
         client.encode_image(images)
 
 
+async def test_awaited_calls_raise_the_same_errors(service, bear):
+    """Of several batches under way the first that fails is raised, not a group of them."""
+    images = [b"no image", b"none either", bear]
+    async with AsyncClient(service.url) as client:
+        with pytest.raises(AnswerError, match="item 0") as refused:
+            await client.encode_image(images, batch_size=1)
+    assert refused.value.status == 400
+
+
 def test_what_is_no_input_is_refused_before_it_is_sent(service):
     """A missing file and a wrong type are errors of the caller's own machine."""
     with Client("http://127.0.0.1:9") as client:

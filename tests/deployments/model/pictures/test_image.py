@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
 from deployments.model.errors import ImageError
-from deployments.model.pictures.image import MAX_PIXELS, check_size, open_image, to_pixels
+from deployments.model.pictures.image import FORMATS, MAX_PIXELS, check_size, open_image, to_pixels
 
 SIDE = 120
 SIZES = [(1, 1), (2, 1), (1, 3), (7, 5), (119, 120), (120, 120), (121, 120), (120, 121)]
@@ -137,7 +138,7 @@ def test_no_bytes_are_refused() -> None:
         open_image(b"")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_cut_off_files_are_refused(kind) -> None:
     """A file that stops half-way is an error, not a picture with a grey half."""
     data = encoded(Image.fromarray(noise(200, 200)), kind)
@@ -180,3 +181,61 @@ def test_a_needle_is_refused() -> None:
     with pytest.raises(ImageError, match="crop it first"):
         to_pixels(Image.new("RGB", (widest + 1, 1)), SIDE)
     assert to_pixels(Image.new("RGB", (widest // 8, 1)), SIDE).shape == (SIDE, SIDE, 3)
+
+
+def icon(inner: bytes, claimed: int = 16) -> bytes:
+    """An ICO file with one image, whatever its directory says of it."""
+    entry = struct.pack("<BBBBHHII", claimed, claimed, 0, 0, 1, 32, len(inner), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + inner
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_an_icon_that_claims_to_be_small_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """Pillow decodes an icon when it opens it, so the images inside are looked at before."""
+    inner = encoded(Image.new("RGB", (300, 200)), kind)
+    if kind == "BMP":  # without its file header, and of twice its height, as in icons
+        inner = inner[14:22] + struct.pack("<i", 2 * 200) + inner[26:]
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args))
+    with pytest.raises(ImageError, match=r"300 x 200 .* the limit is 50,000"):
+        open_image(icon(inner), max_pixels=50_000)
+    assert not opened
+
+
+def test_an_icon_within_the_limit_is_read():
+    """With the pixels of the image inside."""
+    image = Image.fromarray(noise(200, 200))
+    opened = open_image(icon(encoded(image), claimed=200), max_pixels=60_000)
+    np.testing.assert_array_equal(to_pixels(opened, 40), to_pixels(image, 40))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_format_decodes_before_its_size_is_checked(kind: str):
+    """Opening a large image takes no memory for its pixels; only the limit's refusal comes."""
+    sizes = {"sizes": [(256, 256)]} if kind == "ICO" else {}
+    data = encoded(Image.new("RGB", (2000, 2000)), kind, **sizes)
+    limit = 60_000 if kind == "ICO" else 3_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="the limit is"):
+            open_image(data, max_pixels=limit)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), OSError("no file")])
+def test_any_error_while_an_image_is_decoded_is_one_of_that_image(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    """So that it fails alone, whatever its decoder or the resizer raises."""
+
+    def fails(*_args: object) -> None:
+        raise error
+
+    image = open_image(encoded(Image.new("RGB", (50, 50))))
+    monkeypatch.setattr(Image.Image, "resize", fails)
+    with pytest.raises(ImageError, match="broken"):
+        to_pixels(image, 40)
