@@ -162,9 +162,9 @@ def require_startable(config: AppConfig, ingress: Ingress) -> None:
     KeyRing(config)
     wanted = needed_gpus(config)
     if wanted or config.model.device.startswith("cuda"):
-        from deployments.model.runtime.hardware import gpus
+        from deployments.model.runtime.hardware import gpu_count
 
-        count = len(gpus())
+        count = gpu_count()
         if count < max(wanted, 1):
             raise ServiceError(
                 f"the configuration asks for {max(wanted, 1):g} GPUs (model.device="

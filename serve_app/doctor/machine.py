@@ -10,6 +10,12 @@ from serve_app.doctor.finding import Finding, fails, ok, warning
 from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
 
 PACKAGES = ("jina-clip-serve", "ray", "torch", "numpy", "pillow", "tokenizers", "safetensors")
+# What a GPU is slower without, and the cost (benchmarks/README.md).
+GPU_PACKAGES = {
+    "torchvision": "JPEGs are decoded on the CPU: 30 a second and core in place of hundreds",
+    "flash-attn-4": "texts of 8,192 tokens take a third longer on a Hopper GPU",
+}
+LEAST_DRIVER = 580  # of CUDA 13, which torch's wheels bring
 OPEN_FILES = 65_536  # Ray's own advice for a node; each connection and each worker takes some
 FEWEST_OPEN_FILES = 4_096
 WORTHWHILE_GAIN = 1.2
@@ -43,9 +49,28 @@ def gpu(config: AppConfig) -> list[Finding]:
         return [warning("GPUs", f"{found}; no replica reserves one", advice)]
     findings = [ok("GPUs", found)]
     if here:
-        driver_found = driver or "unknown: nvidia-smi does not answer"
-        findings.append(ok("driver", driver_found))
+        findings += [_driver(driver), *gpu_packages()]
     return findings
+
+
+def _driver(found: str | None) -> Finding:
+    """Compare the driver with what torch's wheels need."""
+    if found is None:
+        return ok("driver", "unknown: nvidia-smi does not answer")
+    if int(found.partition(".")[0]) < LEAST_DRIVER:
+        advice = f"install {LEAST_DRIVER} or newer, or a torch built for an older CUDA"
+        return warning("driver", f"{found}; torch's wheels for CUDA 13 need more", advice)
+    return ok("driver", found)
+
+
+def gpu_packages() -> list[Finding]:
+    """Say what is missing of the extra `gpu`, and what that costs."""
+    advice = "pip install 'jina-clip-serve[gpu]'"
+    return [
+        warning(name, f"not installed: {cost}", advice)
+        for name, cost in GPU_PACKAGES.items()
+        if _version(name) == "missing"
+    ]
 
 
 def kernels(config: AppConfig) -> list[Finding]:

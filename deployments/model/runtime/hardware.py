@@ -61,8 +61,13 @@ class Kernels:
     faults: dict[str, str]
 
 
+def gpu_count() -> int:
+    """Return how many GPUs torch can use; takes no memory of theirs."""
+    return torch.cuda.device_count()
+
+
 def gpus() -> list[Gpu]:
-    """Return the GPUs that torch can use."""
+    """Return the GPUs that torch can use; opens a context on each, which this process keeps."""
     found = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)

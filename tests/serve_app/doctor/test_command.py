@@ -71,7 +71,26 @@ def test_gpus_that_are_not_here_fail(monkeypatch):
     assert finding.status == "fails"
     assert "asks for 2" in finding.found
     monkeypatch.setattr(hardware, "gpus", lambda: 2 * [hardware.Gpu("H100", "9.0", GIB, GIB)])
+    monkeypatch.setattr(machine, "_version", lambda _: "1.0")
     assert {finding.status for finding in machine.gpu(config)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "status"), [("580.95.05", "ok"), ("570.86.10", "warning"), (None, "ok")]
+)
+def test_a_driver_too_old_for_the_wheels_is_a_warning(monkeypatch, driver, status):
+    """CUDA 13 needs 580; what is missing of the extra `gpu` is named with its cost."""
+    from deployments.model.runtime import hardware
+
+    config = AppConfig.model_validate({"text": {"num_gpus": 1}})
+    monkeypatch.setattr(hardware, "gpus", lambda: [hardware.Gpu("H100", "9.0", GIB, GIB)])
+    monkeypatch.setattr(hardware, "driver", lambda: driver)
+    monkeypatch.setattr(machine, "_version", lambda name: "missing" if "flash" in name else "1.0")
+    found = {finding.topic: finding for finding in machine.gpu(config)}
+    assert found["driver"].status == status
+    assert found["flash-attn-4"].status == "warning"
+    assert "a third longer" in found["flash-attn-4"].found
+    assert "torchvision" not in found
 
 
 def test_weights_that_are_not_the_shipped_ones_are_told_by_their_sum(tmp_path):
