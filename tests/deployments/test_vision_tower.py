@@ -35,6 +35,6 @@ async def test_images_are_decoded_and_answered_with_replica_and_fingerprint(towe
 def test_a_health_check_fails_with_the_engine(tower):
     """Serve replaces a replica whose rows are wrong."""
     tower.check_health()
-    tower._engine.self_check.cosine = 0.5
+    tower._engine.self_check.cosine, tower._engine.self_check._has_drifted = 0.5, True
     with pytest.raises(RuntimeError, match="self-check"):
         tower.check_health()

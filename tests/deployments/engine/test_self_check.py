@@ -1,5 +1,6 @@
 """The self-check: its inputs, its measure, and when a tower is not to be trusted."""
 
+import logging
 from concurrent.futures import Future
 
 import numpy as np
@@ -40,13 +41,13 @@ def test_a_row_that_is_not_finite_or_zero_never_passes(bad):
 
 
 def test_the_threshold_lies_between_half_precision_and_a_wrong_kernel():
-    """An error of 1% of a row's length passes, one of 10% does not."""
+    """An error of 1% of a row's length passes, one of 30% does not."""
     noise = np.random.default_rng(1).normal(size=ROWS.shape).astype(np.float32)
     noise *= np.linalg.norm(ROWS, axis=1, keepdims=True) / np.linalg.norm(
         noise, axis=1, keepdims=True
     )
     assert self_check.passes(self_check.lowest_cosine(ROWS + 0.01 * noise, ROWS))
-    assert not self_check.passes(self_check.lowest_cosine(ROWS + 0.1 * noise, ROWS))
+    assert not self_check.passes(self_check.lowest_cosine(ROWS + 0.3 * noise, ROWS))
 
 
 def test_texts_are_of_many_scripts_and_one_is_exactly_as_long_as_asked(demo):
@@ -99,7 +100,7 @@ class Thread:
 @pytest.fixture
 def scene():
     class Scene(Thread):
-        now_s, cosine = 0.0, 0.9999
+        now_s, cosine = 0.0, 1.0
 
         def run(self):
             if isinstance(self.cosine, Exception):
@@ -108,16 +109,27 @@ def scene():
 
     scene = Scene()
     scene.check = SelfCheck(scene.run, 300, lambda: scene.now_s)
-    scene.check.accept(0.9999)
+    scene.check.accept(0.9998)
     return scene
 
 
-def test_a_replica_below_the_threshold_does_not_start():
-    """The message names the cosine and what to try."""
+def test_a_replica_below_the_threshold_does_not_start(caplog):
+    """Just above it, it serves with a warning; near float32 without one."""
     check = SelfCheck(lambda: 0.9, 300)
-    with pytest.raises(RuntimeError, match=r"cosine 0\.9.*model\.attention"):
+    for cosine in (0.97, float("nan")):
+        with pytest.raises(RuntimeError, match=r"below 0\.98"):
+            check.accept(cosine)
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    try:
         check.accept(0.99)
-    check.accept(0.9991)
+        check.accept(0.9991)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert [record.levelname for record in caplog.records if record.levelno > logging.INFO] == [
+        "WARNING"
+    ]
+    assert check.cosine == 0.9991
 
 
 def test_it_runs_again_after_the_period_and_only_then(scene):
@@ -134,7 +146,7 @@ def test_it_runs_again_after_the_period_and_only_then(scene):
     assert not scene.check.is_running
 
 
-@pytest.mark.parametrize("cosine", [0.998, float("nan"), ValueError("wrong shape")])
+@pytest.mark.parametrize("cosine", [0.9998, float("nan"), ValueError("wrong shape")])
 def test_a_replica_that_drifts_fails_its_health_check_from_then_on(scene, cosine):
     """A low cosine, NaN or an error in the run: each makes it unhealthy until it is replaced."""
     scene.now_s, scene.cosine = 300, cosine
@@ -151,7 +163,7 @@ def test_lack_of_memory_says_nothing_about_the_rows(scene):
     scene.check.poll(scene.submit)
     scene.finish()
     scene.check.poll(scene.submit)
-    assert scene.check.cosine == 0.9999
+    assert scene.check.cosine == 0.9998
     scene.now_s = 600
     scene.check.poll(scene.submit)
     assert scene.check.is_running

@@ -6,7 +6,7 @@ import pytest
 
 from deployments.config import AppConfig, ModelConfig
 from deployments.engine.inputs import ImageInputs, TextInputs
-from deployments.engine.start import start
+from deployments.engine.start import PLAIN, next_way, start
 from deployments.model import ClipModel
 
 
@@ -38,8 +38,8 @@ def test_a_tower_that_computes_something_else_does_not_start(monkeypatch):
         check_of("vision")
 
 
-def test_a_kernel_that_is_wrong_in_half_precision_only_does_not_start(monkeypatch):
-    """Weights without known rows are held against the same tower in float32."""
+def test_a_tower_that_is_wrong_in_half_precision_only_serves_in_float32(monkeypatch):
+    """Weights without known rows are held against float32, which is what is left in the end."""
     launch = ClipModel.launch_tokens
 
     def wrong(model, texts):
@@ -52,5 +52,17 @@ def test_a_kernel_that_is_wrong_in_half_precision_only_does_not_start(monkeypatc
     )
     from deployments.model.weights.source import DEMO
 
-    with pytest.raises(RuntimeError, match="self-check"):
-        check_of("text", source=str(DEMO), dtype="bfloat16")
+    config = AppConfig(model=ModelConfig(source=str(DEMO), dtype="bfloat16"))
+    model, check = start(config, TextInputs(config))
+    assert model.choices["dtype"] == "float32"
+    assert check.cosine == pytest.approx(1)
+
+
+def test_plainer_ways_are_tried_in_order_down_to_float32():
+    """The compiler goes first, then the attention kernel, then half precision."""
+    choices = {"compile": "on", "text_attention": "varlen+flash4", "dtype": "bfloat16"}
+    ways = []
+    while (way := next_way(SimpleNamespace(choices=choices), "text")) is not None:
+        ways.append(way)
+        choices |= way | {"text_attention": way.get("attention", choices["text_attention"])}
+    assert ways == [{"compile": "off"}, {"compile": "off", "attention": "sdpa"}, PLAIN]
