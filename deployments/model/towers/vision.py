@@ -65,10 +65,11 @@ class Attention(nn.Module):
         self, x_BSC: Tensor, rotary: tuple[Tensor, Tensor], attention: DenseAttention
     ) -> Tensor:
         """Attend within each image; [B, S, C] in and out."""
-        qkv = rearrange(self.qkv(x_BSC), "b s (qkv h d) -> b s qkv h d", qkv=3, h=self.num_heads)
+        # Not by name, as elsewhere: einops reads the names at each call, in every block.
+        qkv = self.qkv(x_BSC).unflatten(-1, (3, self.num_heads, -1))
         q, k = rotate_pairs(qkv[:, :, :2], *rotary).unbind(2)
-        attended = rearrange(attention(q, k, qkv[:, :, 2]), "b s h d -> b s (h d)")
-        out: Tensor = self.proj(self.inner_attn_ln(attended))
+        attended = attention(q, k, qkv[:, :, 2])
+        out: Tensor = self.proj(self.inner_attn_ln(attended.flatten(2)))
         return out
 
     def published_tensors(self) -> dict[str, Tensor]:
