@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.engine.batcher import GROW_AFTER, Batcher, within
+from deployments.engine.batcher import Batcher, within
 from deployments.engine.call import Call
-from deployments.errors import DeadlineError, RequestTooLargeError, TowerUnavailableError
+from deployments.errors import DeadlineError
 from deployments.messages import Terms
 
 
@@ -149,60 +149,6 @@ async def test_health_fails_when_a_batch_makes_no_progress():
     batcher.check_health()
 
 
-async def test_out_of_memory_halves_the_budget_down_to_what_was_proven():
-    """A batch that does not fit is run in halves, and later ones are smaller from the start."""
-    sizes = []
-
-    async def run(items: list[int]) -> list[int]:
-        sizes.append(len(items))
-        if len(items) > 3:
-            raise MemoryError
-        return items
-
-    batcher: Batcher[int, int] = Batcher(run, 8, 100)
-    assert await results(batcher.submit(list(range(16)), [1] * 16)) == list(range(16))
-    assert batcher.memory_halvings == 2
-    assert batcher.queue.max_cost == 2
-    assert sizes[:4] == [8, 4, 2, 2]
-    assert max(sizes[7:]) <= 2
-
-
-async def test_a_short_lack_of_memory_does_not_end_a_replicas_use():
-    """A lone small item is tried once more, and the budget stays at half of what has run."""
-    failures = 0
-
-    async def run(items: list[int]) -> list[int]:
-        nonlocal failures
-        if failures:
-            failures -= 1
-            raise MemoryError
-        return items
-
-    batcher: Batcher[int, int] = Batcher(run, 1000, 100)
-    await batcher.submit([0] * 100, [10] * 100)
-    failures = 1
-    assert await results(batcher.submit([7], [10])) == [7]
-    assert batcher.queue.max_cost == 500
-    for _ in range(GROW_AFTER):
-        await batcher.submit([0] * 50, [10] * 50)
-    assert batcher.queue.max_cost == 1000
-
-
-async def test_an_item_that_fits_nowhere_is_refused_with_the_limit():
-    """A single item out of memory, twice, gets an error that says what does fit."""
-    runs = []
-
-    async def run(items: list[int]) -> list[int]:
-        runs.append(items)
-        raise MemoryError
-
-    batcher: Batcher[int, int] = Batcher(run, 1000, 10)
-    (result,) = await results(batcher.submit([1], [1000]))
-    assert isinstance(result, RequestTooLargeError)
-    assert "500" in str(result)
-    assert runs == [[1], [1]]
-
-
 async def test_a_caller_out_of_time_gets_a_deadline_error_and_its_items_are_dropped():
     """`within` ends the wait, and the device never sees the item."""
     device = Device(gated=True)
@@ -270,20 +216,6 @@ async def test_without_a_lead_the_next_batch_waits_for_the_end_of_the_last():
     for end in gpu.ends:
         end.set()
     await asyncio.gather(*calls)
-
-
-async def test_a_lost_device_ends_a_batch_at_once():
-    """Its halves would fail the same way: one run, one error for each item."""
-    runs = []
-
-    async def run(items: list[int]) -> list[int]:
-        runs.append(len(items))
-        raise TowerUnavailableError("gone")
-
-    batcher: Batcher[int, int] = Batcher(run, 100, 100)
-    found = await results(batcher.submit(list(range(8)), [1] * 8))
-    assert runs == [8]
-    assert all(isinstance(error, TowerUnavailableError) for error in found)
 
 
 @settings(max_examples=60, deadline=None)
