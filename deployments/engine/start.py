@@ -36,7 +36,8 @@ def start(config: AppConfig, inputs: Inputs[Any, Any]) -> "tuple[ClipModel, Self
     while True:
         model = load(config, inputs.tower, **changes)
         plainer = next_way(model, inputs.tower)
-        rows, cosine = warm_and_compare(config, inputs, model)
+        batches = inputs.pinned(model)
+        rows, cosine = warm_and_compare(config, inputs, model, batches)
         if plainer is None or self_check.passes(cosine):
             break
         logger.warning("self-check: cosine %.6f with %s; trying %s", cosine, model.choices, plainer)
@@ -45,7 +46,7 @@ def start(config: AppConfig, inputs: Inputs[Any, Any]) -> "tuple[ClipModel, Self
         gc.collect()
 
     def drift() -> float:
-        again = self_check.embed_all(partial(embed_with, inputs, model), inputs.pinned(model))
+        again = self_check.embed_all(partial(embed_with, inputs, model), batches)
         return self_check.lowest_cosine(again, rows)
 
     check = SelfCheck(drift, config.model.self_check_period_s)
@@ -63,7 +64,7 @@ def next_way(model: "ClipModel", tower: TowerName) -> dict[str, str] | None:
 
 
 def warm_and_compare(
-    config: AppConfig, inputs: Inputs[Any, Any], model: "ClipModel"
+    config: AppConfig, inputs: Inputs[Any, Any], model: "ClipModel", batches: Batches
 ) -> tuple[Rows, float]:
     """Warm a tower up; return its rows for the pinned inputs, and their lowest cosine.
 
@@ -71,7 +72,7 @@ def warm_and_compare(
     came with.
     """
     text, vision = config.text, config.vision
-    batches, embed = inputs.pinned(model), partial(embed_with, inputs, model)
+    embed = partial(embed_with, inputs, model)
     expected = plain_rows(config, inputs, model, batches)
     gc.collect()  # the plain model, before warm-up measures what memory is free
     model.warm_up(text.max_batch_tokens, text.max_batch_sequences, vision.max_batch_images)

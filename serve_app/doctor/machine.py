@@ -12,7 +12,7 @@ from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
 PACKAGES = ("jina-clip-serve", "ray", "torch", "numpy", "pillow", "tokenizers", "safetensors")
 # What a GPU is slower without, and the cost (benchmarks/README.md).
 GPU_PACKAGES = {
-    "torchvision": "JPEGs are decoded on the CPU: 30 a second and core in place of hundreds",
+    "torchvision": "JPEGs are decoded on the CPU, many times slower",
     "flash-attn-4": "texts of 8,192 tokens take a third longer on a Hopper GPU",
 }
 LEAST_DRIVER = 580  # of CUDA 13, which torch's wheels bring
