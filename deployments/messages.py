@@ -110,6 +110,7 @@ class TowerRows:
         queue_ms: how long the chunk waited for the device.
         device_ms: how long the device worked on its batches.
         replica: of the tower that made them, as `text:ID`; empty where none did.
+        fingerprint: of that replica: what the rows depend on besides the items.
     """
 
     rows: Rows
@@ -117,6 +118,7 @@ class TowerRows:
     queue_ms: float = 0.0
     device_ms: float = 0.0
     replica: str = ""
+    fingerprint: str = ""
 
     @classmethod
     def of(
@@ -126,6 +128,7 @@ class TowerRows:
         queue_ms: float = 0.0,
         device_ms: float = 0.0,
         replica: str = "",
+        fingerprint: str = "",
     ) -> "TowerRows":
         """Collect one result per item; an error that is not ours becomes a ServiceError."""
         rows = np.zeros((len(results), width), dtype=np.float32)
@@ -137,20 +140,7 @@ class TowerRows:
                 failures[index] = ServiceError(f"the tower failed: {type(result).__name__}")
             else:
                 rows[index] = result
-        return cls(rows, failures, queue_ms, device_ms, replica)
-
-
-@dataclass(frozen=True, slots=True)
-class TowerAnswers:
-    """A tower's answer to one call.
-
-    Attributes:
-        parts: for each chunk of the call its rows, or why it has none.
-        fingerprint: of the replica that made them.
-    """
-
-    parts: tuple[TowerRows | EmbeddingError, ...]
-    fingerprint: str
+        return cls(rows, failures, queue_ms, device_ms, replica, fingerprint)
 
 
 @dataclass(frozen=True, slots=True)

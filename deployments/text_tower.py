@@ -7,8 +7,9 @@ from ray import serve
 from deployments.config import AppConfig
 from deployments.engine.engine import TowerEngine
 from deployments.engine.inputs import TextInputs
-from deployments.messages import TextChunk, TowerAnswers
+from deployments.messages import TextChunk, TowerRows
 from deployments.metrics import TowerMetrics
+from deployments.model.errors import EmbeddingError
 
 
 class TextTower:
@@ -19,10 +20,10 @@ class TextTower:
         metrics = TowerMetrics("tokens")
         self._engine = TowerEngine(config, TextInputs(config), metrics, replica)
 
-    async def embed(self, chunks: Sequence[TextChunk]) -> TowerAnswers:
+    async def embed(self, chunks: Sequence[TextChunk]) -> tuple[TowerRows | EmbeddingError, ...]:
         """Return un-normalised rows of each chunk, in its order.
 
-        A chunk whose caller's time runs out has a DeadlineError for its rows.
+        A chunk's failure is its own; where its caller's time runs out, a DeadlineError.
         """
         return await self._engine.answer(chunks)
 

@@ -7,8 +7,9 @@ from ray import serve
 from deployments.config import AppConfig
 from deployments.engine.engine import TowerEngine
 from deployments.engine.inputs import ImageInputs
-from deployments.messages import ImageChunk, TowerAnswers
+from deployments.messages import ImageChunk, TowerRows
 from deployments.metrics import TowerMetrics
+from deployments.model.errors import EmbeddingError
 
 
 class VisionTower:
@@ -20,11 +21,11 @@ class VisionTower:
         inputs = ImageInputs(config, config.images.max_pixels, metrics.decoded)
         self._engine = TowerEngine(config, inputs, metrics, replica)
 
-    async def embed(self, chunks: Sequence[ImageChunk]) -> TowerAnswers:
+    async def embed(self, chunks: Sequence[ImageChunk]) -> tuple[TowerRows | EmbeddingError, ...]:
         """Decode the images of each chunk, and return un-normalised rows in its order.
 
-        A broken image fails alone. A chunk whose caller's time runs out has a DeadlineError for
-        its rows.
+        A broken image fails alone, and a chunk's failure is its own; where its caller's time runs
+        out, a DeadlineError.
         """
         return await self._engine.answer(chunks)
 

@@ -23,7 +23,7 @@ from deployments.engine.express import ExpressBatcher
 from deployments.engine.inputs import Inputs
 from deployments.engine.start import start
 from deployments.errors import ServiceError
-from deployments.messages import ImageChunk, Lane, TextChunk, TowerAnswers, TowerRows
+from deployments.messages import ImageChunk, Lane, TextChunk, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Row, Rows
 
@@ -88,9 +88,9 @@ class TowerEngine(Generic[C, T]):
         """Tokens or images per second under load, over the last seconds; 0 if not known."""
         return self._batcher.watchdog.cost_per_s()
 
-    async def answer(self, chunks: Sequence[C]) -> TowerAnswers:
+    async def answer(self, chunks: Sequence[C]) -> tuple[TowerRows | EmbeddingError, ...]:
         """Return the rows of each chunk of a call; a chunk's failure is its own."""
-        return TowerAnswers(await answer_each(self.embed, chunks), self.fingerprint)
+        return await answer_each(self.embed, chunks)
 
     async def embed(self, chunk: C) -> TowerRows:
         """Return the rows of a chunk; an item that cannot be prepared fails alone.
@@ -101,8 +101,8 @@ class TowerEngine(Generic[C, T]):
         costs = self._inputs.costs(chunk)
         with self._counted(sum(costs)):
             results, call = await within(chunk.terms, self._prepare_and_run(chunk, costs))
-        width = self.model.width
-        return TowerRows.of(results, width, call.queue_ms, call.device_ms, self._replica)
+        made_by = self._replica, self.fingerprint
+        return TowerRows.of(results, self.model.width, call.queue_ms, call.device_ms, *made_by)
 
     async def run(
         self,

@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import ServiceError, TowerUnavailableError
-from deployments.messages import ImageChunk, Lane, TextChunk, TowerAnswers, TowerRows
+from deployments.messages import ImageChunk, Lane, TextChunk, TowerRows
 from deployments.metrics import RouterMetrics
 from deployments.model.errors import EmbeddingError
 from deployments.routing.admission import Budget
@@ -23,7 +23,6 @@ LOST = (ActorDiedError, ActorUnavailableError)
 MAX_TRIES = 2
 
 Chunk = TextChunk | ImageChunk
-Answer = tuple[TowerRows, str]  # rows, and the fingerprint of the replica that made them
 
 
 class TowerClient:
@@ -51,13 +50,13 @@ class TowerClient:
         self.metrics = metrics
         self._handle = handle
         # An answer comes once every part of its call has one, so that lanes do not mix.
-        self._lanes: dict[Lane, Coalescer[Chunk, Answer]] = {
+        self._lanes: dict[Lane, Coalescer[Chunk, TowerRows]] = {
             "interactive": Coalescer(self._call),
             "bulk": Coalescer(self._call),
         }
 
-    async def embed(self, chunk: Chunk, share: float) -> Answer:
-        """Return the rows of a chunk that takes a share of a full one, and their fingerprint.
+    async def embed(self, chunk: Chunk, share: float) -> TowerRows:
+        """Return the rows of a chunk that takes a share of a full one.
 
         Embedding is idempotent, so what a lost replica held is sent again.
 
@@ -88,18 +87,17 @@ class TowerClient:
                 raise self._translated(error) from error
         return self.cache.fingerprint or ""
 
-    async def _call(self, chunks: Sequence[Chunk]) -> list[Answer | EmbeddingError]:
+    async def _call(self, chunks: Sequence[Chunk]) -> Sequence[TowerRows | EmbeddingError]:
         """Send chunks in one call, and once more if its replica is lost."""
         for attempt in range(1, MAX_TRIES + 1):
             response = self._handle.embed.remote(tuple(chunks))
             try:
-                answers: TowerAnswers = await response
-                if attempt == MAX_TRIES or not any(map(_device_lost, answers.parts)):
-                    self.cache.heard(answers.fingerprint)
-                    return [
-                        part if isinstance(part, EmbeddingError) else (part, answers.fingerprint)
-                        for part in answers.parts
-                    ]
+                answers: tuple[TowerRows | EmbeddingError, ...] = await response
+                if attempt == MAX_TRIES or not any(map(_device_lost, answers)):
+                    for rows in answers:
+                        if isinstance(rows, TowerRows):
+                            self.cache.heard(rows.fingerprint)
+                    return answers
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
@@ -119,9 +117,9 @@ class TowerClient:
         return ServiceError(f"the {self.name} tower failed; the reason is in the server's log")
 
 
-def _device_lost(part: TowerRows | EmbeddingError) -> bool:
+def _device_lost(answer: TowerRows | EmbeddingError) -> bool:
     """Tell whether the replica still answers, but without its device."""
-    failures = part.failures.values() if isinstance(part, TowerRows) else (part,)
+    failures = answer.failures.values() if isinstance(answer, TowerRows) else (answer,)
     return any(isinstance(error, TowerUnavailableError) for error in failures)
 
 

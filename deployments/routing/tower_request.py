@@ -107,7 +107,8 @@ class TowerRequest(ABC, Generic[T]):
             self._admit(known)
             await self._compute(known)
         elif known:
-            self._put(known, TowerRows(np.stack(list(self._known.values()))), self._known_by)
+            rows = np.stack(list(self._known.values()))
+            self._put(known, TowerRows(rows, fingerprint=self._known_by))
 
     @abstractmethod
     def _cost(self, item: T) -> int:
@@ -153,14 +154,14 @@ class TowerRequest(ABC, Generic[T]):
         """Send one chunk and take its answer in."""
         items = self._of(keys)
         chunk, share = self._chunk(items), sum(map(self._share, items))
-        answer, fingerprint = await self.client.embed(chunk, share)
+        answer = await self.client.embed(chunk, share)
         for index, key in enumerate(keys):
             if index not in answer.failures:
-                self.client.cache.put(key, answer.rows[index], fingerprint)
-        self._put(keys, answer, fingerprint)
+                self.client.cache.put(key, answer.rows[index], answer.fingerprint)
+        self._put(keys, answer)
         self._release(sum(map(self._cost, items)))
 
-    def _put(self, keys: Sequence[Key], answer: TowerRows, fingerprint: str) -> None:
+    def _put(self, keys: Sequence[Key], answer: TowerRows) -> None:
         """Put rows and failures in their places; a row has several where items are the same.
 
         Raises:
@@ -177,7 +178,7 @@ class TowerRequest(ABC, Generic[T]):
         self.failures |= failures
         flat = [place for of_row in places for place in of_row]
         self.rows[flat] = np.repeat(answer.rows, [len(of_row) for of_row in places], axis=0)
-        self.fingerprints.add(fingerprint)
+        self.fingerprints.add(answer.fingerprint)
         self.replicas |= {answer.replica} - {""}
         self.queue_ms = max(self.queue_ms, answer.queue_ms)
         self.device_ms = max(self.device_ms, answer.device_ms)

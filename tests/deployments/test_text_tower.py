@@ -21,11 +21,11 @@ async def test_chunks_of_one_call_are_answered_with_replica_and_fingerprint(towe
     """The rows are the model's, and the metrics have the tokens."""
     texts = demo.tokenizer.encode(["red apple", "a dog"])
     terms = Terms("interactive", 60)
-    answer = await tower.embed([TextChunk.of([ids], terms) for ids in texts])
-    rows = [part.rows[0] for part in answer.parts]
+    answers = await tower.embed([TextChunk.of([ids], terms) for ids in texts])
+    rows = [part.rows[0] for part in answers]
     np.testing.assert_allclose(rows, demo.embed_tokens(texts), rtol=0, atol=1e-5)
-    assert {part.replica for part in answer.parts} == {"text:abc"}
-    assert answer.fingerprint == await tower.ready()
+    assert {part.replica for part in answers} == {"text:abc"}
+    assert {part.fingerprint for part in answers} == {await tower.ready()}
     assert counted["jina_clip_tower_tokens",] == sum(map(len, texts))
     assert await tower.record_autoscaling_stats() == {"queued_tokens": 0.0, "tokens_per_s": 0.0}
 

@@ -55,15 +55,14 @@ async def test_a_chunk_of_texts_has_the_rows_of_the_model_alone(demo):
     engine = engine_of(metrics=metrics)
     texts = texts_of(engine, "red apple", "", "a dog " * 40)
     chunk = TextChunk.of(texts, TERMS)
-    answer = await engine.answer([chunk, TextChunk.of(texts[:1], TERMS)])
-    rows, alone = answer.parts
+    rows, alone = await engine.answer([chunk, TextChunk.of(texts[:1], TERMS)])
     np.testing.assert_allclose(rows.rows, demo.embed_tokens(texts), rtol=0, atol=1e-5)
     np.testing.assert_allclose(alone.rows, rows.rows[:1], rtol=0, atol=1e-5)
     assert np.abs(rows.rows[0] - rows.rows[1]).max() > 1e-3
     assert (rows.failures, rows.replica) == ({}, "text:7")
     assert rows.device_ms > 0
     assert rows.queue_ms >= 0
-    assert answer.fingerprint == engine.fingerprint == engine.model.fingerprint
+    assert rows.fingerprint == engine.fingerprint == engine.model.fingerprint
     assert sum(items for items, _, _ in metrics.batches) == 4
     assert {budget for _, _, budget in metrics.batches} <= {TextInputs.cpu_cost, 128}
 
@@ -93,7 +92,7 @@ async def test_work_is_outstanding_until_it_is_answered_or_given_up():
     gives_up = asyncio.create_task(engine.answer([late]))
     await settle()
     assert engine.outstanding == 3 * len(text)
-    (part,) = (await gives_up).parts
+    (part,) = await gives_up
     assert isinstance(part, DeadlineError)
     assert engine.outstanding == len(text)
     hold.set()

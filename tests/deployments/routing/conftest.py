@@ -58,7 +58,7 @@ class Tower:
         rows[list(failures)] = 0
         self.cache.heard(self.fingerprint)
         times = float(len(self.chunks)), 10.0 * len(firsts)
-        return TowerRows(rows, failures, *times, replica="text:a"), self.fingerprint
+        return TowerRows(rows, failures, *times, "text:a", self.fingerprint)
 
     def answer(self, calls=100):
         for _ in range(calls):

@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError
 
 from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
-from deployments.messages import Terms, TextChunk, TowerAnswers, TowerRows
+from deployments.messages import Terms, TextChunk, TowerRows
 from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
 from deployments.routing.tower_client import TowerClient
@@ -21,7 +21,8 @@ def chunk(number: int, lane="interactive") -> TextChunk:
 
 
 def rows(number: float, error=None) -> TowerRows:
-    return TowerRows(np.full((1, 4), number, np.float32), {0: error} if error else {})
+    failures = {0: error} if error else {}
+    return TowerRows(np.full((1, 4), number, np.float32), failures, fingerprint="v1")
 
 
 class Response:
@@ -56,7 +57,7 @@ class Handle:
         self.calls.append(numbers)
         outcome = self.outcomes.pop(0)
         if callable(outcome):
-            outcome = TowerAnswers(tuple(outcome(number) for number in numbers), "v1")
+            outcome = tuple(outcome(number) for number in numbers)
         self.responses.append(Response(outcome, self.gate))
         return self.responses[-1]
 
@@ -87,7 +88,7 @@ async def test_a_lost_replica_costs_every_chunk_of_its_call_one_more_try():
     client = client_of(handle)
     first, second, third = await ask(client, 1, 2, 3)
     assert handle.calls == [[1], [2, 3], [2, 3]]
-    assert [int(answer[0].rows[0, 0]) for answer in (first, second, third)] == [1, 2, 3]
+    assert [int(answer.rows[0, 0]) for answer in (first, second, third)] == [1, 2, 3]
     assert client.metrics.retried == ["text"]
 
 
@@ -95,7 +96,7 @@ async def test_a_second_loss_is_told_to_each_caller_of_the_call():
     """Nobody waits for a third try; the call before it stands."""
     handle = Handle(rows, LOST, LOST)
     first, *others = await ask(client_of(handle), 1, 2, 3)
-    assert int(first[0].rows[0, 0]) == 1
+    assert int(first.rows[0, 0]) == 1
     assert [type(error) for error in others] == [TowerUnavailableError] * 2
     assert len(handle.calls) == 3
 
@@ -106,7 +107,7 @@ async def test_a_replica_without_its_device_is_as_good_as_lost():
     handle = Handle(lambda number: rows(0, gone), rows, lambda number: DeadlineError("late"))
     client = client_of(handle)
     (answer,) = await ask(client, 1)
-    assert int(answer[0].rows[0, 0]) == 1
+    assert int(answer.rows[0, 0]) == 1
     (late,) = await ask(client, 2)
     assert isinstance(late, DeadlineError)
     assert handle.calls == [[1], [1], [2]]
@@ -132,7 +133,7 @@ async def test_queries_travel_with_small_documents():
     assert handle.calls == [[4], [1]]
     handle.gate.set()
     answers = await asyncio.gather(*asking)
-    assert [int(answer[0].rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5]
+    assert [int(answer.rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5]
     assert handle.calls == [[4], [1], [2, 3, 5]]
 
 
@@ -157,8 +158,8 @@ async def test_the_fingerprint_is_that_of_the_last_answer():
     client = client_of(handle)
     assert client.cache.fingerprint is None
     assert await client.fingerprint() == "v0"
-    _, fingerprint = await client.embed(chunk(1), SMALL)
-    assert fingerprint == client.cache.fingerprint == "v1"
+    answer = await client.embed(chunk(1), SMALL)
+    assert answer.fingerprint == client.cache.fingerprint == "v1"
     assert await client.fingerprint() == "v1"
     assert len(handle.calls) == 2
     assert await client.fingerprint(anew=True) == "v2"
