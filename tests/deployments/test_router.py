@@ -45,7 +45,7 @@ class Handle:
     def remote(self, chunks):
         self.chunks += chunks
         self.called.release()
-        return Response(self, lambda: self.answers(chunks))
+        return Response(self, lambda: tuple(map(self.rows, chunks)))
 
     def ask(self):
         self.asked += 1
@@ -54,17 +54,13 @@ class Handle:
     def say(self) -> str:
         return self.fingerprints.pop(0) if self.fingerprints else self.fingerprint
 
-    def answers(self, chunks) -> tuple[TowerRows, ...]:
-        fingerprint = self.say()  # one replica answers a call
-        return tuple(self.rows(chunk, fingerprint) for chunk in chunks)
-
-    def rows(self, chunk, fingerprint) -> TowerRows:
+    def rows(self, chunk) -> TowerRows:
         items = chunk.images if isinstance(chunk, ImageChunk) else chunk.texts()
         results = [row(len(item)) for item in items]
         if isinstance(chunk, ImageChunk):
             bad = ImageError("cannot be decoded")
             results = [bad if len(x) % 2 else y for x, y in zip(items, results, strict=True)]
-        return TowerRows.of(results, WIDTH, 1.0, 2.0, f"{self.name}:a", fingerprint)
+        return TowerRows.of(results, WIDTH, 1.0, 2.0, f"{self.name}:a", self.say())
 
 
 class Response:
