@@ -45,14 +45,14 @@ class Coalescer(Generic[C, R]):
     """Sends chunks of one lane to a tower, small ones together while calls are under way.
 
     Nothing waits while fewer than `max_calls` small calls are under way. After that a small chunk
-    waits until one of them is answered, or `max_wait_s` at most, and goes out in one call with
-    the others that wait, up to the cost of one full chunk.
+    waits until one of them is answered, or `max_wait_s`, twice as long for each call more that is
+    under way, and goes out in one call with the others that wait, up to the cost of a full chunk.
 
     Args:
         send: one call with several chunks; gives one answer for each, in order. An answer that is
             an EmbeddingError is raised to its own caller only.
         max_calls: small calls under way before others wait.
-        max_wait_s: longest wait, for when the answers are slow.
+        max_wait_s: longest wait while `max_calls` are under way, for when the answers are slow.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class Coalescer(Generic[C, R]):
         if len(self._under_way) < self._max_calls:
             self._start_call()
         elif self._timer is None:
-            self._timer = loop.call_later(self._max_wait_s, self._overdue)
+            # Calls that are slow because there are many get no more of them: each doubles the wait.
+            late = len(self._under_way) - self._max_calls
+            self._timer = loop.call_later(self._max_wait_s * 2**late, self._overdue)
         return await caller.answer
 
     def _overdue(self) -> None:

@@ -128,6 +128,25 @@ async def test_a_slow_answer_holds_nobody_up_longer_than_the_wait(tower):
     assert await asyncio.gather(*callers) == [0, 2, 4]
 
 
+async def test_each_call_under_way_doubles_the_wait_for_the_next(tower, monkeypatch):
+    """Where calls are slow because there are many, they become fewer and larger."""
+    waits_s, loop = [], asyncio.get_running_loop()
+
+    def call_later(delay_s, overdue):
+        waits_s.append(delay_s)
+        loop.call_soon(overdue)
+        return asyncio.Handle(overdue, (), loop)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    coalescer = coalescer_of(tower, max_wait_s=3)
+    callers = [caller for number in range(5) for caller in await ask(coalescer, [number])]
+    assert tower.calls == [[0], [1], [2], [3], [4]]
+    assert waits_s == [3, 6, 12, 24]
+    for _ in callers:
+        tower.gate.release()
+    assert await asyncio.gather(*callers) == [0, 2, 4, 6, 8]
+
+
 async def test_a_caller_who_leaves_while_waiting_is_not_sent(tower):
     """The next call goes without it, and the others have their rows."""
     callers = await ask(coalescer_of(tower), range(4))

@@ -1,0 +1,129 @@
+"""Towers that answer at a given pace without computing: all else of the service is real.
+
+What stands between the socket and the device can be measured with them on a machine without a GPU.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from deployments.config import AppConfig
+from deployments.engine import engine
+from deployments.engine.device import Device
+from deployments.engine.self_check import SelfCheck
+from deployments.model.architecture import Architecture
+from deployments.model.output import Rows
+from deployments.model.pictures.image import Pixels
+from deployments.model.weights.source import TOKENIZER_FILES, find
+from deployments.text_tower import TextTower
+from deployments.vision_tower import VisionTower
+
+# An H100 (benchmarks/README.md): the least time of a batch, and its cost per second.
+CALL_S = 0.001
+TEXT_TOKENS_PER_S = 650_000
+IMAGES_PER_S = 450
+# Launching a batch too large for a graph takes so long with nothing else to do in the process.
+LAUNCH_S = 0.004
+GRAPH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Stands for decoded images; see `deployments.model.pictures.decode.Decoded`."""
+
+    pixels: Pixels
+    failures: dict[int, Exception]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Rows that are there from a point in time on."""
+
+    end_s: float
+    values: Rows
+
+    def rows(self) -> Rows:
+        """Wait, and return float32 [n, width]."""
+        time.sleep(max(0.0, self.end_s - time.monotonic()))
+        return self.values
+
+
+class PacedModel:
+    """Stands for a ClipModel: batches take their time one after the other, rows are constant."""
+
+    fingerprint = "paced"
+
+    def __init__(self, config: AppConfig) -> None:
+        folder = find(config.model.source, config.model.revision, TOKENIZER_FILES)
+        self.width = Architecture.read(folder).width
+        self.choices = {"implementation": "native", "device": "cuda"}
+        self._free_s = 0.0
+        self._lock = Lock()
+
+    def launch_tokens(self, texts: Sequence[Any]) -> Pending:
+        """Begin a batch of texts."""
+        tokens = sum(map(len, texts))
+        if tokens > GRAPH_TOKENS:
+            hold_interpreter(LAUNCH_S)
+        return self._begin(len(texts), tokens / TEXT_TOKENS_PER_S)
+
+    def launch_pixels(self, images: Sequence[Any]) -> Pending:
+        """Begin a batch of images."""
+        return self._begin(len(images), len(images) / IMAGES_PER_S)
+
+    def decode_images(self, images: Sequence[bytes], _max_pixels: int) -> Decoded:
+        """Take images as decoded."""
+        return Decoded(np.zeros((len(images), 1, 1, 3), np.uint8), {})
+
+    def _begin(self, items: int, seconds: float) -> Pending:
+        with self._lock:
+            self._free_s = max(self._free_s, time.monotonic()) + max(seconds, CALL_S)
+            return Pending(self._free_s, np.full((items, self.width), 0.5, np.float32))
+
+
+def hold_interpreter(seconds: float) -> None:
+    """Compute for so long in this thread, as launches of kernels do."""
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        pass
+
+
+class PacedDevice(Device):
+    """A device whose results are waited for in a thread of their own, as a GPU's are."""
+
+    def __init__(self, _name: str) -> None:
+        super().__init__("cpu")
+        self.as_gpu()
+
+
+@contextmanager
+def paced_engine() -> Iterator[None]:
+    """Let towers made in the block have a paced model on a paced device."""
+
+    def start(config: AppConfig, _inputs: object) -> tuple[PacedModel, SelfCheck]:
+        return PacedModel(config), SelfCheck(lambda: 1.0, 0)
+
+    with mock.patch.multiple(engine, start=start, Device=PacedDevice):
+        yield
+
+
+class PacedTextTower(TextTower):
+    """A TextTower at a given pace."""
+
+    def __init__(self, config: AppConfig) -> None:
+        with paced_engine():
+            super().__init__(config)
+
+
+class PacedVisionTower(VisionTower):
+    """A VisionTower at a given pace."""
+
+    def __init__(self, config: AppConfig) -> None:
+        with paced_engine():
+            super().__init__(config)

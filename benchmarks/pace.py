@@ -1,0 +1,101 @@
+"""What stands between the socket and a tower at the pace of an H100?
+
+    python -m benchmarks.pace [--mixes query "32 texts" ...] [--proxy haproxy stock] [--json]
+
+The Router, the ingress and the towers' engines are real; the model is not: it answers at a given
+pace (harness/paced.py) and takes no processor time. For each mix: one caller, many callers, an open
+loop at growing rates, the processor time of each process for a request, and from it how many cores
+the Routers and the proxy take for each GPU.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+from benchmarks.harness import paced, report
+from benchmarks.harness.callers import send, send_counting
+from benchmarks.harness.servers import Proxy, service
+from deployments.config import AppConfig
+
+MIXES = (
+    "query",
+    "32 texts of 12 words",
+    "32 texts of 60 words",
+    "128 texts of 60 words",
+    "8 images",
+)
+SHARES = (0.5, 0.8)  # of the closed loop's rate, offered in the open loop
+CONFIG = {"model": {"device": "cpu"}, "text": {"num_cpus": 1}, "vision": {"num_cpus": 1}}
+IN_FRONT = ("Router", "haproxy", "proxy")
+
+
+def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
+    """Ask for one mix: one caller, many callers, then open loops."""
+    send(url, mix, min(2, seconds), "--callers", str(callers))
+    one = send(url, mix, seconds)
+    many, cpu_ms = send_counting(url, mix, seconds, "--callers", str(callers))
+    rates = {}
+    for share in SHARES:
+        rate = max(0.5, share * many["requests_per_s"])
+        rates[share] = send(url, mix, seconds, "--rate", f"{rate:.2f}")
+    in_front_ms = sum(cpu_ms.get(kind, 0.0) for kind in IN_FRONT)
+    return {
+        "one caller": one,
+        "many callers": many,
+        "cpu_ms_per_request": {kind: round(ms, 3) for kind, ms in sorted(cpu_ms.items()) if ms},
+        "open loop": rates,
+        "cores_in_front_per_gpu": round(in_front_ms / 1e3 * gpu_requests_per_s(many), 2),
+    }
+
+
+def gpu_requests_per_s(many: dict[str, Any]) -> float:
+    """Return the requests of this kind that a GPU computes in a second, from their mean cost."""
+    requests = max(many["requests_per_s"], 1e-9)
+    if many["tokens_per_s"]:
+        return paced.TEXT_TOKENS_PER_S * requests / float(many["tokens_per_s"])
+    return paced.IMAGES_PER_S * requests / max(float(many["items_per_s"]), 1e-9)
+
+
+def compare(mixes: Sequence[str], proxy: Proxy, seconds: float, callers: int) -> dict[str, Any]:
+    """Start the service with paced towers, and measure every mix."""
+    towers = {"TextTower": paced.PacedTextTower, "VisionTower": paced.PacedVisionTower}
+    results = {}
+    with (
+        mock.patch.multiple("serve_app.app", **towers),
+        service(AppConfig.model_validate(CONFIG), proxy) as url,
+    ):
+        for mix in mixes:
+            results[mix] = measure(url, mix, seconds, callers)
+            report.progress(f"{mix} {results[mix]}")
+    return results
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print a line for each mix."""
+    for mix, result in results.items():
+        one, many = result["one caller"], result["many callers"]
+        loops = ", ".join(
+            f"{loop['p50_ms']}/{loop['p99_ms']}" for loop in result["open loop"].values()
+        )
+        print(
+            f"{mix:24s} {many['requests_per_s']:7.1f} requests/s, p50 {many['p50_ms']} ms, "
+            f"one caller p50 {one['p50_ms']} ms, open loop p50/p99 {loops} ms; "
+            f"CPU ms per request {result['cpu_ms_per_request']}; "
+            f"cores in front for each GPU {result['cores_in_front_per_gpu']}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = report.command(__doc__)
+    parser.add_argument("--mixes", nargs="*", default=MIXES)
+    parser.add_argument("--proxy", choices=("haproxy", "stock"), default="haproxy")
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--callers", type=int, default=48)
+    options = parser.parse_args(arguments)
+    results = compare(options.mixes, options.proxy, options.seconds, options.callers)
+    report.write(options, results, show)
+
+
+if __name__ == "__main__":
+    main()
