@@ -49,9 +49,13 @@ def warm_text(
         for lengths in text_extremes(tokens, max_sequences, arch.max_tokens):
             runner.launch(_texts(lengths)).rows()
 
+    def run_unlike(tokens: int) -> None:
+        runner.launch(_texts(unlike(tokens, arch.max_tokens))).rows()
+
     if device.type == "cuda":
-        # A large batch comes first: the compiler tunes its code for the first that it sees.
-        runner.launch(_texts(unlike(max_tokens, arch.max_tokens))).rows()
+        # A large batch comes first: the compiler tunes its code for the first that it sees. One
+        # that finds too little memory is refused below, by the largest that does.
+        memory.fits(run_unlike, max_tokens)
     else:
         runner.launch(_texts([48, 17, 5])).rows()
     peak_bytes = memory.require(run, max_tokens, 1024, "max_batch_tokens", device)
