@@ -52,6 +52,21 @@ def flash(
     return out, torch.zeros(q.shape[1], q.shape[0]), seed, seed, seed
 
 
+def efficient_shape(q: Tensor, *_: Any) -> tuple[Any, ...]:
+    nothing = torch.empty(0, device="meta")
+    return torch.empty(q.shape, dtype=q.dtype, device="meta"), nothing, nothing, nothing, 0, 0
+
+
+def efficient(
+    q: Tensor, k: Tensor, v: Tensor, bias: None, bounds: Tensor, _: Tensor, longest: int, *__: Any
+) -> tuple[Any, ...]:
+    """Run memory-efficient attention on packed texts, which are one row of a batch."""
+    assert len(q) == 1
+    assert bounds.dtype == torch.int32
+    nothing = torch.empty(0)
+    return by_segment(q[0], k[0], v[0], bounds, longest)[None], nothing, nothing, nothing, 0, 0
+
+
 def sdpa_shape(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
     """Tell the shape, or raise where only kernels are allowed that take half precision."""
     fused = (
@@ -83,6 +98,7 @@ def bag(*args: Any) -> tuple[Tensor, ...]:
 EMULATED: dict[Any, tuple[Any, Any]] = {
     aten._embedding_bag.default: (bag_shape, bag),
     aten._embedding_bag_forward_only.default: (bag_shape, bag),
+    aten._efficient_attention_forward.default: (efficient_shape, efficient),
     aten._flash_attention_forward.default: (flash_shape, flash),
     aten.scaled_dot_product_attention.default: (sdpa_shape, sdpa),
 }

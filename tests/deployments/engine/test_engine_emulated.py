@@ -25,7 +25,7 @@ WAIT_S = 60
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(gpu, monkeypatch):
     """A warm-up of few sizes and a short long text: seconds on a CPU."""
     monkeypatch.setattr("deployments.model.runtime.warmup._sizes", lambda largest: [largest])
     monkeypatch.setattr("deployments.engine.inputs.LONG_TOKENS", {"cuda": 300})
@@ -193,6 +193,20 @@ def test_a_batch_that_finds_no_memory_at_any_operator_is_run_in_halves(gpu, demo
             assert engine._batcher.queue.max_cost == sum(costs) // 2
             assert engine._batcher.memory_halvings == 1
             engine.check_health()
+
+
+@pytest.mark.parametrize(
+    ("tower", "ms", "budget"), [("text", 199, 256), ("vision", 190, 1), ("text", 99, 512)]
+)
+def test_a_slow_card_takes_smaller_batches_so_that_they_take_a_tenth_of_a_second(
+    gpu, tower, ms, budget
+):
+    """As measured at the warm-up, in five calls; a bulk job does not."""
+    gpu.elapsed_ms = itertools.repeat(5 * ms)
+    engine = engine_of(tower, compile="off")
+    assert engine._batcher.queue.max_cost == budget
+    full = {"text": MAX_TOKENS, "vision": 2}[tower]
+    assert engine._make_batcher(for_bulk=True).queue.max_cost == full
 
 
 @pytest.mark.parametrize("times_ms", [(1.00, 1.03), (1.03, 1.00)])
