@@ -141,8 +141,8 @@ class VisionTowerConfig(TowerConfig):
     """The vision tower; its cost is images."""
 
     max_batch_images: PositiveInt = 32
-    """Most images that the device runs at once. A CPU takes at most 8, so that others wait less, and
-    a GPU what takes it about 100 ms."""
+    """Most images that the device runs at once. A CPU takes at most 8, so that others wait less,
+    and a GPU what takes it about 100 ms."""
     decode_threads: PositiveInt = 4
 
 
