@@ -27,9 +27,6 @@ import torch
 import triton
 from torch import nn
 from torch._dynamo import device_interface
-from torch._inductor.fx_passes import joint_graph, post_grad
-from torch._inductor.graph import GraphLowering
-from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._subclasses import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
@@ -57,6 +54,8 @@ class Lowered(Exception):
 
 def pretend(card: str) -> None:
     """Tell torch and Triton of one card of this kind."""
+    from torch._inductor.runtime import triton_helpers, triton_heuristics
+
     major, minor, processors, total, shared, _ = CARDS[card]
     facts = SimpleNamespace(
         name=card,
@@ -158,9 +157,13 @@ def on_gpu(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
 
 def sources(card: str, tower: str, batch: int) -> Iterator[str]:
     """Yield the code that Inductor makes of each compiled part of the published tower."""
+    # Not at the top, which the tests import: in torch 2.11 this warns of what it does itself.
+    from torch._inductor.fx_passes import joint_graph, post_grad
+    from torch._inductor.graph import GraphLowering
+
     dtype, made = CARDS[card][-1], []
 
-    def keep(graph: GraphLowering) -> None:
+    def keep(graph: Any) -> None:
         code, _ = graph.codegen()
         made.append(code.value if hasattr(code, "value") else str(code))
         raise Lowered
