@@ -10,6 +10,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
+from deployments.model.runtime import warmup
 from deployments.model.runtime.graphs import GRAPH_IMAGES, text_shapes
 from deployments.model.towers.packing import GraphShape
 from tests.emulated_gpu.gpu import emulated_gpu
@@ -22,7 +23,8 @@ MOST_TOKENS = 2048
 @pytest.fixture(scope="module")
 def warm():
     """The shipped model on an H100 after its warm-up."""
-    with emulated_gpu() as gpu:
+    with emulated_gpu() as gpu, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warmup, "_sizes", lambda largest: [largest])  # seconds on a CPU
         model = ClipModel.load(device="cuda", dtype="auto")
         report = model.warm_up(MOST_TOKENS, 16, 8)
         yield SimpleNamespace(gpu=gpu, model=model, report=report)
@@ -180,8 +182,9 @@ def test_a_compiler_that_fails_is_done_without(gpu, golden, monkeypatch, caplog)
         needed.embed_tokens(token_ids(golden))
 
 
-def test_a_budget_beyond_the_memory_is_refused_with_the_largest_that_fits():
+def test_a_budget_beyond_the_memory_is_refused_with_the_largest_that_fits(monkeypatch):
     """And the model still works with that one."""
+    monkeypatch.setattr(warmup, "_sizes", lambda largest: [largest])
     with emulated_gpu(total_bytes=48 * 2**20):
         model = ClipModel.load(device="cuda", dtype="auto", towers=("text",), compile="off")
         with pytest.raises(OptionError, match=r"max_batch_tokens=4,096 .* that fits is [1-9]") as e:
