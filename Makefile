@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage check format clean
+.PHONY: demo test test-oldest coverage check format clean
 
 demo: .venv/demo
 	$(BIN)/jina-clip-serve demo
@@ -12,6 +12,10 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --format=total  # fails below the floor in pyproject.toml
+
+# The model on the oldest torch that pyproject.toml allows, in an environment of its own.
+test-oldest: .venv-oldest/dev
+	.venv-oldest/bin/python -m pytest tests/deployments/model
 
 coverage: .venv/dev
 	$(BIN)/coverage report
@@ -27,7 +31,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11 ...")'
@@ -41,4 +45,9 @@ $(BIN)/python:
 .venv/dev: pyproject.toml | $(BIN)/python
 	@echo "Installing; torch alone is several hundred megabytes, so this takes some minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+.venv-oldest/dev: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' 'torch==2.11.*'
 	touch $@

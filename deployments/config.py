@@ -132,7 +132,8 @@ class TextTowerConfig(TowerConfig):
     """The text tower; its cost is tokens."""
 
     max_batch_tokens: PositiveInt = 16384
-    """Most tokens that the device runs at once; a CPU takes 2,048 at most, to keep waits short."""
+    """Most tokens that the device runs at once. A CPU takes 2,048 at most, to keep waits short, and
+    a GPU what takes it about 100 ms."""
     max_batch_sequences: PositiveInt = 512
 
 
@@ -140,7 +141,8 @@ class VisionTowerConfig(TowerConfig):
     """The vision tower; its cost is images."""
 
     max_batch_images: PositiveInt = 32
-    """Most images that the device runs at once; a CPU takes at most 8, so that others wait less."""
+    """Most images that the device runs at once. A CPU takes at most 8, so that others wait less,
+    and a GPU what takes it about 100 ms."""
     decode_threads: PositiveInt = 4
 
 

@@ -143,9 +143,8 @@ class TowerEngine(Generic[C, T]):
 
         if for_bulk or not device.is_cpu:
             lead_s = 0.0 if device.is_cpu else LEAD_S
-            return Batcher(
-                run, inputs.max_cost, inputs.max_items, after_batch=after_batch, lead_s=lead_s
-            )
+            cost = inputs.max_cost if for_bulk else self.model.timely[inputs.tower]
+            return Batcher(run, cost, inputs.max_items, after_batch=after_batch, lead_s=lead_s)
         cost = min(inputs.max_cost, inputs.cpu_cost)
         if self.model.choices["implementation"] != "native":
             # Whether third-party towers bear two batches at once is not known.

@@ -46,6 +46,8 @@ class ClipModel:
         architecture: the sizes of the checkpoint.
         logit_scale: the trained log temperature.
         choices: what was chosen for each option.
+        timely: by tower, the tokens or images of a batch that takes about 100 ms on a GPU, the
+            warmed-up budget at most; empty before a warm-up.
         fingerprint: a digest of what rows depend on: the weights and `FINGERPRINTED` choices. Two
             kernels give rows that differ by roundings only, as two batches do.
     """
@@ -65,6 +67,7 @@ class ClipModel:
         self.choices = choices | {f"{k}_attention": x.attention for k, x in runners.items() if x}
         shown = {name: choices[name] for name in FINGERPRINTED}
         self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, shown)
+        self.timely: dict[TowerName, int] = {}
         self._device = device
         self._text = text
         self._vision = vision
@@ -237,8 +240,11 @@ class ClipModel:
         start_s, arch, device = time.perf_counter(), self.architecture, self._device
         text, vision = self._text, self._vision
         budget = max_batch_tokens, max_batch_sequences
-        text_bytes = warm_text(text, arch.text, device, *budget) if text else 0
-        images_bytes = warm_vision(vision, arch.vision, device, max_batch_images) if vision else 0
-        report = WarmUp(time.perf_counter() - start_s, text_bytes, images_bytes)
+        bytes_, tokens = warm_text(text, arch.text, device, *budget) if text else (0, 0)
+        images_bytes, images = (
+            warm_vision(vision, arch.vision, device, max_batch_images) if vision else (0, 0)
+        )
+        report = WarmUp(time.perf_counter() - start_s, bytes_, images_bytes, tokens, images)
+        self.timely = {"text": tokens, "vision": images}
         logger.info("warmed up: %s, %s", self.choices, report)
         return report

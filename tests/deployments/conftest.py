@@ -1,4 +1,4 @@
-"""Recorders in the place of Ray's metrics."""
+"""Recorders in the place of Ray's metrics, and an emulated GPU."""
 
 from collections import defaultdict
 
@@ -22,3 +22,12 @@ def counted(monkeypatch):
     for kind in ("Counter", "Gauge", "Histogram"):
         monkeypatch.setattr(f"deployments.metrics.{kind}", Recorder)
     return values
+
+
+@pytest.fixture
+def gpu():
+    """An H100, emulated: nothing that this test starts sees that there is none."""
+    from tests.emulated_gpu.gpu import emulated_gpu
+
+    with emulated_gpu() as emulated:
+        yield emulated

@@ -119,6 +119,33 @@ def test_kubernetes_serves_the_same_application_as_the_cluster_file():
     assert roles == selected
 
 
+def test_pods_with_gpus_keep_what_the_compilers_made_on_a_volume():
+    """Every compiler's cache lies on the claim that cache.yaml makes."""
+    folder = CONFIG_FOLDER / "kubernetes"
+    service = yaml.safe_load((folder / "rayservice.yaml").read_text())["spec"]
+    claim = yaml.safe_load((folder / "cache.yaml").read_text())["metadata"]["name"]
+    with_gpus = 0
+    for group in service["rayClusterConfig"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        if "nvidia.com/gpu" not in container["resources"]["limits"]:
+            continue
+        with_gpus += 1
+        (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim
+        assert volume["name"] == mount["name"]
+        caches = {
+            x["name"]: x["value"] for x in container["env"] if x["name"].endswith("CACHE_DIR")
+        }
+        assert set(caches) == {
+            "TORCHINDUCTOR_CACHE_DIR",
+            "TRITON_CACHE_DIR",
+            "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR",
+        }
+        assert all(x.startswith(f"{mount['mountPath']}/") for x in caches.values())
+    assert with_gpus == 2
+
+
 def deployments_of(file):
     return file["applications"][0]["deployments"]
 

@@ -41,7 +41,7 @@ def require(
         return 0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    if not _fits(run, budget):
+    if not fits(run, budget):
         largest = _largest(run, -(-budget // step), step) * step
         free, total = torch.cuda.mem_get_info(device)
         raise OptionError(
@@ -56,25 +56,26 @@ def require(
     return peak_bytes
 
 
-def _fits(run: Callable[[int], object], size: int) -> bool:
+def fits(run: Callable[[int], object], size: int) -> bool:
+    """Run a batch of a size and tell whether the device's memory held it."""
     try:
         run(size)
     except torch.OutOfMemoryError:
-        fits = False
+        held = False
     else:
-        fits = True
-    if not fits:  # outside of the handler, whose traceback keeps the tensors alive
+        held = True
+    if not held:  # outside of the handler, whose traceback keeps the tensors alive
         torch.cuda.empty_cache()
-    return fits
+    return held
 
 
 def _largest(run: Callable[[int], object], too_many: int, step: int) -> int:
     """Return the largest number of steps below `too_many` that fits, 0 if none does."""
-    fits = 0
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if _fits(run, middle * step):
-            fits = middle
+    held = 0
+    while too_many - held > 1:
+        middle = (held + too_many) // 2
+        if fits(run, middle * step):
+            held = middle
         else:
             too_many = middle
-    return fits
+    return held

@@ -169,7 +169,7 @@ def resolve_packed(name: str, device: torch.device, dtype: torch.dtype) -> Packe
         _require(name, _packed_fault(name, device, dtype), device, dtype)
         chosen = PackedKernels(name, name)
     elif name != "sdpa" and device.type == "cuda":
-        tried = kernels.packed_order(torch.cuda.get_device_capability(device))
+        tried = kernels.packed_order(torch.cuda.get_device_capability(device), dtype)
         usable = [x for x in tried if not _packed_fault(x, device, dtype)]
         if usable:
             chosen = PackedKernels(usable[0], usable[-1])

@@ -40,6 +40,15 @@ def _takes_num_splits() -> bool:
     return "num_splits" in signature(varlen_attn).parameters
 
 
+def efficient(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
+    """Run torch's memory-efficient attention, for float32 and for GPUs older than Ampere."""
+    # Beside the bounds: no bias, no dropout, no mask. Its public function takes no bounds.
+    bounds = None, cu_seqlens, cu_seqlens, longest, longest, 0.0, 0
+    batch = (x[None] for x in (q, k, v))
+    out: Tensor = torch.ops.aten._efficient_attention_forward(*batch, *bounds)[0][0]
+    return out
+
+
 def flash2(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
     """Run FlashAttention-2 of the `flash-attn` package."""
     from flash_attn import flash_attn_varlen_func
@@ -90,7 +99,12 @@ def dense_xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-PACKED: dict[str, PackedKernel] = {"varlen": varlen, "flash2": flash2, "flash4": flash4}
+PACKED: dict[str, PackedKernel] = {
+    "varlen": varlen,
+    "flash2": flash2,
+    "flash4": flash4,
+    "efficient": efficient,
+}
 DENSE: dict[str, DenseKernel] = {
     "cudnn": dense_cudnn,
     "flash2": dense_flash2,
@@ -103,14 +117,17 @@ Capability = tuple[int, int]
 HOPPER, AMPERE = (9, 0), (8, 0)
 
 
-def packed_order(capability: Capability) -> tuple[str, ...]:
+def packed_order(capability: Capability, dtype: torch.dtype) -> tuple[str, ...]:
     """Return the packed kernels to try on GPUs of a generation: for short texts first, long last.
 
-    FlashAttention-4's kernel for older GPUs is not tuned, and none of them runs below Ampere.
+    FlashAttention-4's kernel for older GPUs is not tuned; no FlashAttention runs below Ampere, nor
+    in float32.
     """
+    if capability < AMPERE or dtype == torch.float32:
+        return ("efficient",)
     if capability >= HOPPER:
         return ("varlen", "flash2", "flash4")
-    return ("varlen", "flash2") if capability >= AMPERE else ()
+    return ("varlen", "flash2")
 
 
 def dense_order(capability: Capability) -> tuple[str, ...]:
@@ -137,7 +154,7 @@ def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
     return out if isinstance(out, Tensor) else out[0]
 
 
-def milliseconds(run: Callable[..., Tensor], *arguments: object) -> float:
+def milliseconds(run: Callable[..., object], *arguments: object) -> float:
     """Return the device time of one call on the current stream, after a warm-up."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     run(*arguments)

@@ -60,7 +60,7 @@ def test_float32_equals_the_golden_vectors(golden):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("attention", ["auto", "sdpa", "varlen", "flash2", "flash4"])
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "varlen", "flash2", "flash4", "efficient"])
 def test_every_text_kernel_keeps_the_cosine(golden, attention: str, dtype: str):
     """Half-precision rows lie at a cosine of at least 0.9995 to the golden ones."""
     require_library(attention)

@@ -153,7 +153,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> to
 
 def test_auto_on_a_gpu_takes_what_runs_there(monkeypatch: pytest.MonkeyPatch):
     """Kernels that fail their trial are left out; the last that runs takes the long texts."""
-    faults = {"varlen": "", "flash2": "ImportError: absent", "flash4": ""}
+    faults = {"varlen": "", "flash2": "ImportError: absent", "flash4": "", "efficient": ""}
     monkeypatch.setattr(
         "deployments.model.towers.attention._packed_fault", lambda name, *_: faults[name]
     )
@@ -161,13 +161,14 @@ def test_auto_on_a_gpu_takes_what_runs_there(monkeypatch: pytest.MonkeyPatch):
     assert resolve_packed("auto", gpu, torch.bfloat16) == PackedKernels("varlen", "flash4")
     faults["flash4"] = "RuntimeError: no compiler"
     assert resolve_packed("auto", gpu, torch.bfloat16) == PackedKernels("varlen", "varlen")
-    faults["varlen"] = "RuntimeError: float32"
+    assert str(resolve_packed("auto", gpu, torch.float32)) == "efficient"
+    faults["efficient"] = "RuntimeError: no kernel"
     assert str(resolve_packed("auto", gpu, torch.float32)) == "sdpa"
 
 
 @pytest.mark.parametrize(
     ("capability", "chosen"),
-    [((8, 9), "varlen+flash2"), ((8, 0), "varlen+flash2"), ((7, 5), "sdpa")],
+    [((8, 9), "varlen+flash2"), ((8, 0), "varlen+flash2"), ((7, 5), "efficient")],
 )
 def test_older_gpus_do_not_take_flash_attention_4(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
