@@ -140,7 +140,7 @@ class Decoder:
             if isinstance(image, bytes)
             and not isinstance(header, ImageError)
             and gpu_suits(image, header, self._size)
-            and not _attempt(self._seeing.turns, header)
+            and self._seeing.turn(header) is None
         }
         pixels: dict[int, Tensor] = {}
         places = list(suited)

@@ -104,11 +104,12 @@ def to_pixels(
         )
     least = DRAFT_OVERSAMPLING * size
     try:
-        turns = seeing.turns(image)
-        drafted = image.draft(None, (least, least)) if draft and not turns else None
+        draft = draft and seeing.turn(image) is None
+        drafted = image.draft(None, (least, least)) if draft else None
         rgb = seeing.rgb(image)
-        if turns:
-            rgb = seeing.upright(rgb)
+        turn = seeing.turn(image)
+        if turn is not None:
+            rgb = rgb.transpose(turn)
             width, height = rgb.size
         box = drafted[1] if drafted else (0, 0, width, height)
         return _cut(rgb, (width, height), size, box)

@@ -4,17 +4,27 @@ As published, rotation by EXIF is not applied and transparency is dropped. Sixte
 one difference: as published it is clipped, which makes nearly all of it white.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deployments.model.errors import ImageError
 
 ORIENTATION = 0x0112
 PHOTOMETRIC, BITS_PER_SAMPLE = 262, 258  # TIFF tags
 MIN_IS_WHITE = 0
+TURNS: Mapping[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 DEEP_GREY = ("I", "F")  # and "I;16" in any byte order
 
 
@@ -33,7 +43,7 @@ class Seeing:
     background: str | None = None
 
     def rgb(self, image: Image.Image) -> Image.Image:
-        """Return an image's RGB, as stored: `upright` follows.
+        """Return an image's RGB, not turned yet.
 
         Raises:
             ImageError: numbers of no fixed range.
@@ -45,13 +55,17 @@ class Seeing:
             return Image.alpha_composite(whole, image.convert("RGBA")).convert("RGB")
         return image.convert("RGB")
 
-    def turns(self, image: Image.Image) -> bool:
-        """Return whether EXIF turns or mirrors an image, and that is asked for."""
-        return self.exif and image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    def turn(self, image: Image.Image) -> Image.Transpose | None:
+        """Return how EXIF says that an image is turned to be looked at, if that is asked for.
 
-    def upright(self, image: Image.Image) -> Image.Image:
-        """Return the image as EXIF says that it is looked at."""
-        return ImageOps.exif_transpose(image)
+        Pillow turns a TIFF while it reads it; once that is loaded, there is nothing left to turn.
+        """
+        if not self.exif:
+            return None
+        try:
+            return TURNS.get(image.getexif().get(ORIENTATION))
+        except Exception:  # noqa: BLE001 - broken EXIF raises many types, and says nothing
+            return None
 
 
 AS_SERVED = Seeing()

@@ -1,6 +1,7 @@
-"""What further clients put on the wire, replayed: NVIDIA, Azure, mteb, Elastic and the JDK.
+"""What further clients put on the wire, replayed; the JDK's own client is run.
 
-As in `test_contracts`, the request as the client sends it. The JDK's own client is run.
+As in `test_contracts`: NVIDIA, Azure, the JDK, mteb, Elastic, Open WebUI, Dify and LibreChat, as of
+November 2026.
 """
 
 import shutil
@@ -74,3 +75,58 @@ def test_the_jdks_own_client(service, tmp_path):
         check=True,
     )
     assert done.stdout == "200"
+
+
+@pytest.fixture
+def openai_client(service):
+    """The official client, as mteb's wrapper and LibreChat's rag_api make it."""
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="k", max_retries=0) as client:
+        yield client
+
+
+def test_mteb_openai_wrapper(openai_client, expected):
+    """`encoding_format: "float"` and the width with every batch; rows by position."""
+    answer = openai_client.embeddings.create(
+        model=MODEL, input=TEXTS, encoding_format="float", dimensions=192
+    )
+    near([row.embedding for row in answer.data], expected["texts"])
+
+
+@pytest.mark.parametrize(("task", "which"), [("passage", "texts"), ("query", "queries")])
+def test_elastic_inference_jinaai(service, expected, task, which):
+    """Ingest and search name a task; `late_chunking: false` goes along, and the width if set."""
+    fields = {"embedding_type": "float", "task": f"retrieval.{task}", "late_chunking": False}
+    near(service.embed(TEXTS, **fields), expected[which])
+    near(
+        service.embed([{"text": text} for text in TEXTS], dimensions=192, **fields), expected[which]
+    )
+
+
+@pytest.mark.parametrize("base", ["/v1", ""])
+def test_open_webui(service, expected, base):
+    """Only model and input, with headers about its user; rows by position."""
+    headers = {
+        "Authorization": "Bearer k",
+        "X-OpenWebUI-User-Name": "n",
+        "X-OpenWebUI-User-Id": "1",
+    }
+    body = {"input": TEXTS, "model": MODEL}
+    answer = service.client.post(f"{base}/embeddings", json=body, headers=headers)
+    answer.raise_for_status()
+    near([row["embedding"] for row in answer.json()["data"]], expected["texts"])
+
+
+def test_dify(service, expected):
+    """The base URL may end in a slash; reads `usage.total_tokens`, and `detail` of an error."""
+    answer = service.post({"model": MODEL, "input": TEXTS})
+    assert answer.json()["usage"]["total_tokens"] > 0
+    near([[float(x) for x in row["embedding"]] for row in answer.json()["data"]], expected["texts"])
+    assert isinstance(service.post({"model": "other", "input": ["ping"]}).json()["detail"], str)
+
+
+def test_librechat_rag_api(openai_client, expected):
+    """Texts, where it is told not to count tokens; token ids of another vocabulary are refused."""
+    answer = openai_client.embeddings.create(model=MODEL, input=TEXTS)
+    near([row.embedding for row in answer.data], expected["texts"])
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length"):
+        openai_client.embeddings.create(model=MODEL, input=[[1, 2, 3]])

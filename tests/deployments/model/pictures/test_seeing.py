@@ -67,11 +67,28 @@ def test_exif_is_applied_only_where_it_is_asked_for(orientation, turn) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encoded(upright.rotate(turn, expand=True), exif=exif.tobytes())
+    clear = upright.rotate(turn, expand=True)
+    clear.putalpha(255)
+    both = Seeing(exif=True, background="white")
+    turned = to_pixels(open_image(encoded(clear, exif=exif.tobytes())), SIDE, seeing=both)
+    np.testing.assert_array_equal(turned, specified(upright, SIDE))
+    tiff = open_image(encoded(upright.rotate(turn, expand=True), "TIFF", exif=exif.tobytes()))
+    turned = to_pixels(tiff, SIDE, seeing=Seeing(exif=True))
+    np.testing.assert_array_equal(turned, specified(upright, SIDE))
     for draft in (False, True):
         seen = to_pixels(open_image(data), SIDE, draft=draft, seeing=Seeing(exif=True))
         np.testing.assert_array_equal(seen, specified(upright, SIDE))
     stored = specified(upright.rotate(turn, expand=True), SIDE)
     np.testing.assert_array_equal(to_pixels(open_image(data), SIDE), stored)
+
+
+def test_broken_exif_turns_nothing() -> None:
+    """A file that says nonsense of its orientation is read as it is stored."""
+    image = Image.fromarray(noise(90, 70))
+    for exif in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"):
+        data = encoded(image, exif=exif)
+        pixels = to_pixels(open_image(data), SIDE, seeing=Seeing(exif=True))
+        np.testing.assert_array_equal(pixels, specified(image, SIDE))
 
 
 def test_a_background_shows_through_where_it_is_asked_for() -> None:
