@@ -7,9 +7,11 @@ Nothing else of the product reads settings from the environment.
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from PIL import ImageColor
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from deployments.autoscaling import Targets
+from deployments.model.pictures.seeing import Seeing
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -204,8 +206,36 @@ class ImageConfig(Frozen):
     """Buckets that `s3://` images may come from; none by default."""
     file_roots: tuple[str, ...] = ()
     """Folders of the Routers' machines that `file://` images may come from; none by default."""
+    depth: Literal["scale", "published"] = "scale"
+    """Grey of 16 bits: `scale` reads it as people see it, `published` clips it to white."""
+    exif: bool = False
+    """Rotate as EXIF says; the published preprocessing does not."""
+    background: str | None = None
+    """Put this colour, such as `white`, behind transparent parts; as published they show the
+    colours below, often black."""
     local_files: bool = False
     """Read `file://` and plain paths: for bulk jobs only, never for a server."""
+
+    @property
+    def seeing(self) -> Seeing:
+        """How the vision tower reads pictures; part of its fingerprint."""
+        return Seeing(self.depth, self.exif, self.background)
+
+    @field_validator("background")
+    @classmethod
+    def _check_background(cls, colour: str | None) -> str | None:
+        if colour is not None:
+            ImageColor.getrgb(colour)
+        return colour
+
+
+class CorsConfig(Frozen):
+    """Pages of other origins whose scripts may call the API; none by default."""
+
+    allow_origins: tuple[
+        Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/]+)$")], ...
+    ] = ()
+    """Such as `https://app.example`, without a path; `*` for any. Keys are still asked for."""
 
 
 class AppConfig(Frozen):
@@ -216,6 +246,7 @@ class AppConfig(Frozen):
     vision: VisionTowerConfig = VisionTowerConfig()
     router: RouterConfig = RouterConfig()
     images: ImageConfig = ImageConfig()
+    cors: CorsConfig = CorsConfig()
     targets: TargetsConfig = TargetsConfig()
     log_format: Literal["text", "json"] = "text"
     """How replicas write their logs; `json` has a field for the request's id."""

@@ -9,6 +9,7 @@ EmbeddingError
 │   │   ├── UnauthorizedError
 │   │   │   ├── KeyFormatError
 │   │   │   └── MissingKeyError
+│   │   ├── UnsupportedCodingError
 │   │   └── UnknownModelError
 │   └── ImageSourceError     an image that cannot be had: refused address, failed download
 └── ServiceError             not the caller's fault; worth another try later
@@ -49,6 +50,10 @@ class MissingKeyError(UnauthorizedError):
 
 class KeyFormatError(UnauthorizedError):
     """An Authorization header of another form than `Bearer KEY`."""
+
+
+class UnsupportedCodingError(RequestError):
+    """A body that is packed in a way that is not read here."""
 
 
 class UnknownModelError(RequestError):

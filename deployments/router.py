@@ -36,6 +36,7 @@ from deployments.metrics import RouterMetrics
 from deployments.model.architecture import QUERY_TASK, Architecture
 from deployments.model.errors import EmbeddingError, OptionError
 from deployments.model.output import Rows, check_dimensions, finish
+from deployments.model.tokenizer import Truncate
 from deployments.model.weights.fingerprint import preprocessing_digest
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.routing.admission import Budget
@@ -128,7 +129,7 @@ class Router:
         task: str | None = None,
         dimensions: int | None = None,
         normalized: bool = True,
-        truncate: bool = False,
+        truncate: Truncate = False,
         lane: Lane = "interactive",
         timeout_s: float | None = None,
         partial: bool = False,
@@ -141,7 +142,8 @@ class Router:
             task: `"retrieval.query"` adds the query prefix to the texts.
             dimensions: width to truncate to before normalising.
             normalized: scale each row to length 1.
-            truncate: cut texts over the token limit instead of refusing them.
+            truncate: cut texts over the token limit instead of refusing them, at their end or
+                with `"start"` there.
             lane: `"bulk"` work fills what `"interactive"` leaves, with a share of its own.
             timeout_s: seconds until the caller stops waiting; at most the server's own limit.
             partial: give the failures of single items in the answer instead of raising the first.

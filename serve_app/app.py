@@ -40,7 +40,7 @@ def build_app(config: AppConfig) -> Application:
     )
 
     def routes() -> Starlette:  # called by Ray Serve in each Router replica
-        return http_app(config.router.playground)
+        return http_app(config.router.playground, allow_origins=config.cors.allow_origins)
 
     return deploy(serve.ingress(routes)(Router)).bind(config, **towers)
 

@@ -30,6 +30,8 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # what cannot start ends `up`, and says why
+    # An offer of another protocol, as every JDK HttpClient makes, does not lose the body.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.api.upgrades.install",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",  # a lost proxy is back in 3 s, not in 28
 }
 

@@ -118,7 +118,9 @@ class RowPreparer:
         if not self._options.decodes_on_cpu:
             return data
         draft = self._options.app.model.image_decode == "draft"
-        return to_pixels(image, self._size, max_pixels, draft).tobytes()
+        return to_pixels(
+            image, self._size, max_pixels, draft, self._options.images.seeing
+        ).tobytes()
 
     def _mark_empty(self, table: pa.Table, had_error: list[bool]) -> pa.Table:
         names = [name for name in (self._options.text, self._options.image) if name is not None]

@@ -113,5 +113,6 @@ def load(config: AppConfig, tower: TowerName, **changes: str) -> "ClipModel":
         implementation=model.implementation,
         towers=(tower,),
         image_decode=model.image_decode,
+        seeing=config.images.seeing,
         **(options | changes),
     )

@@ -22,6 +22,8 @@ from deployments.images.s3 import Buckets
 from deployments.model.errors import ImageError
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30}):", re.IGNORECASE)
+BLANKS = " \t\r\n\v\f\ufeff"  # around a source, the byte order mark of a file included
+UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 MAX_PATH_CHARS = 4096
 LARGE_CHARS = 1024 * 1024  # of base64: more is decoded off the event loop
 FORMS = "an http, https or s3 URL, a data:image/...;base64 URI or base64"
@@ -51,7 +53,7 @@ class ImageSources:
             if len(source) > self._config.max_image_bytes:
                 raise ImageError(too_large("the image", self._config.max_image_bytes))
             return source
-        source = source.strip()
+        source = source.strip(BLANKS)
         scheme = SCHEME.match(source)
         if scheme is not None:
             return await self._read_url(scheme[1].lower(), source)
@@ -101,14 +103,15 @@ class ImageSources:
 
 
 def data_payload(uri: str) -> str:
-    """Return what follows the comma of `data:image/...;base64,`.
+    """Return what follows the comma of `data:image/...;base64,`; the type may say nothing.
 
     Raises:
         ImageSourceError: another kind of data URI.
     """
     header, comma, payload = uri.partition(",")
-    header = header.lower()
-    if not (comma and header.startswith("data:image/") and header.endswith(";base64")):
+    kind, *parameters = (part.strip() for part in header[len("data:") :].lower().split(";"))
+    is_image = kind.startswith("image/") or kind in UNTYPED
+    if not (comma and is_image and parameters[-1:] == ["base64"]):
         raise ImageSourceError("the data URI does not begin like data:image/png;base64,")
     return payload
 

@@ -17,6 +17,7 @@ from deployments.model.output import Rows, check_dimensions, finish
 from deployments.model.pictures import decode
 from deployments.model.pictures.decode import Decoded, Decoder, Encoded
 from deployments.model.pictures.image import MAX_PIXELS
+from deployments.model.pictures.seeing import AS_SERVED, Seeing
 from deployments.model.runtime import compilation
 from deployments.model.runtime.runners import Images, Pending, Runner
 from deployments.model.runtime.warmup import WarmUp, warm_text, warm_vision
@@ -33,7 +34,7 @@ MAX_BATCH_TOKENS = 16384
 MAX_BATCH_SEQUENCES = 512
 MAX_BATCH_IMAGES = 32
 
-FINGERPRINTED = ("implementation", "dtype", "image_decode")
+FINGERPRINTED = ("implementation", "dtype", "image_decode", "seeing")
 
 TowerName = Literal["text", "vision"]
 Implementation = Literal["native", "reference"]
@@ -59,6 +60,7 @@ class ClipModel:
         text: Runner[Sequence[TokenIds]] | None,
         vision: Runner[Images] | None,
         choices: dict[str, str],
+        seeing: Seeing = AS_SERVED,
     ) -> None:
         self.architecture = arch = checkpoint.architecture
         self.logit_scale = checkpoint.logit_scale()
@@ -71,7 +73,7 @@ class ClipModel:
         self._device = device
         self._text = text
         self._vision = vision
-        self._decoder = Decoder(arch.vision.image_size, device, choices["image_decode"])
+        self._decoder = Decoder(arch.vision.image_size, device, choices["image_decode"], seeing)
 
     @classmethod
     def load(
@@ -85,6 +87,7 @@ class ClipModel:
         towers: Sequence[TowerName] = ("text", "vision"),
         compile: str = "auto",
         image_decode: str = "auto",
+        seeing: Seeing = AS_SERVED,
     ) -> Self:
         """Load a checkpoint.
 
@@ -100,6 +103,7 @@ class ClipModel:
             compile: `"on"`, `"off"`, or `"auto"` (on CUDA, if the compiler works there); includes
                 the graphs of small batches.
             image_decode: `"exact"`, `"draft"`, `"gpu"` (JPEGs), or `"auto"` (exact on a CPU).
+            seeing: depth, rotation and transparency of images.
 
         Raises:
             CheckpointError: the source is missing, incomplete or not of this family.
@@ -114,6 +118,7 @@ class ClipModel:
             "dtype": str(place.dtype).removeprefix("torch."),
             "compile": "on" if compiles else "off",
             "image_decode": decode.resolve(image_decode, place.device) if native else "exact",
+            "seeing": repr(seeing),
         }
         load_text, load_vision = loading.loaders(
             implementation, attention, compile if compiles else "off"
@@ -123,7 +128,7 @@ class ClipModel:
         checkpoint = Checkpoint.open(str(source), revision)
         text = load_text(checkpoint, place) if "text" in towers else None
         vision = load_vision(checkpoint, place) if "vision" in towers else None
-        return cls(checkpoint, place.device, text, vision, choices)
+        return cls(checkpoint, place.device, text, vision, choices, seeing)
 
     @property
     def width(self) -> int:

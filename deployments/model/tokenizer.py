@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ TASKS = (None, QUERY_TASK)
 # texts are refused before tokenising, which costs about a second per million characters.
 MAX_CHARACTERS_PER_TOKEN = 32
 
+Truncate = bool | Literal["start"]
 TokenIds = NDArray[np.int32]
 ID_BYTES = 4
 
@@ -60,7 +62,7 @@ class TextTokenizer:
         texts: Sequence[str],
         task: str | None = None,
         max_length: int | None = None,
-        truncate: bool = False,
+        truncate: Truncate = False,
     ) -> list[TokenIds]:
         """Return the token ids of each text, `<s>` and `</s>` included.
 
@@ -68,7 +70,8 @@ class TextTokenizer:
             texts: any strings; an empty one gives `<s></s>`.
             task: `"retrieval.query"` prepends the query prefix, None does not.
             max_length: limit in tokens, specials and prefix included; None is the model's own.
-            truncate: keep the first tokens of a longer text instead of refusing it.
+            truncate: keep the first tokens of a longer text instead of refusing it; with
+                `"start"` the last ones, behind the prefix.
 
         Raises:
             OptionError: unknown task, or max_length out of range.
@@ -88,7 +91,7 @@ class TextTokenizer:
         texts: Sequence[str],
         task: str | None = None,
         max_length: int | None = None,
-        truncate: bool = False,
+        truncate: Truncate = False,
     ) -> list[TokenIds | InputError]:
         """Do as `encode`, but give a text that is refused its error in place of its ids."""
         prefix, limit = self._prefix(task), self._limit(max_length)
@@ -96,8 +99,9 @@ class TextTokenizer:
         # A text that is refused is not tokenised; an empty one stands in for it.
         good = ["" if fault else text for text, fault in zip(texts, faults, strict=True)]
         rows = self._words.encode([prefix + text for text in good])
+        (head,) = self._words.encode([prefix.rstrip()])
         return [
-            fault or self._row(ids, limit, truncate)
+            fault or self._row(ids, limit, truncate, head)
             for fault, ids in zip(faults, rows, strict=True)
         ]
 
@@ -106,7 +110,7 @@ class TextTokenizer:
         texts: Sequence[Sequence[int]],
         task: str | None = None,
         max_length: int | None = None,
-        truncate: bool = False,
+        truncate: Truncate = False,
     ) -> list[TokenIds | InputError]:
         """Do as `encode_each` for texts that are token ids of this vocabulary already.
 
@@ -118,7 +122,7 @@ class TextTokenizer:
         return [self._wrap(ids, prefix, limit, truncate) for ids in texts]
 
     def _wrap(
-        self, ids: Sequence[int], prefix: bytes, limit: int, truncate: bool
+        self, ids: Sequence[int], prefix: bytes, limit: int, truncate: Truncate
     ) -> TokenIds | InputError:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             return InputError(
@@ -126,7 +130,7 @@ class TextTokenizer:
                 f"{self.vocab_size - 1}"
             )
         inner = array("i", ids).tobytes().removeprefix(self._start).removesuffix(self._end)
-        return self._row(prefix + inner, limit, truncate)
+        return self._row(prefix + inner, limit, truncate, prefix)
 
     def _fault(self, text: str) -> InputError | None:
         if len(text) > self.max_characters:
@@ -140,8 +144,10 @@ class TextTokenizer:
             return InputError(f"the text is not valid Unicode: {error.reason} at {error.start}")
         return None
 
-    def _row(self, ids: bytes, limit: int, truncate: bool) -> TokenIds | InputError:
-        """Put `<s>` and `</s>` around a text's int32 ids, within the limit."""
+    def _row(
+        self, ids: bytes, limit: int, truncate: Truncate, head: bytes
+    ) -> TokenIds | InputError:
+        """Put `<s>` and `</s>` around a text's int32 ids, within the limit; `head` stays."""
         num_tokens = len(ids) // ID_BYTES + 2
         if num_tokens > limit:
             if not truncate:
@@ -149,7 +155,10 @@ class TextTokenizer:
                     f"the text has {num_tokens:,} tokens, the limit is {limit:,}; split it or ask "
                     "for truncation"
                 )
-            ids = ids[: (limit - 2) * ID_BYTES]
+            room = (limit - 2) * ID_BYTES
+            if truncate == "start" and room > len(head):
+                ids = head + ids[len(ids) - room + len(head) :]
+            ids = ids[:room]
         return np.frombuffer(b"".join((self._start, ids, self._end)), dtype=np.int32)
 
     def _prefix(self, task: str | None) -> str:

@@ -13,7 +13,7 @@ from deployments.messages import ImageItem, Item, TextItem, TokenItem
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError
 from deployments.model.pictures.image import open_image
-from deployments.model.tokenizer import TextTokenizer, TokenIds
+from deployments.model.tokenizer import TextTokenizer, TokenIds, Truncate
 
 SMALL_LENGTH = 1000  # characters that are tokenised in less time than a thread takes to begin
 
@@ -53,7 +53,9 @@ class Preparer:
         self._max_pixels = config.max_pixels
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="router")
 
-    async def prepare(self, items: Sequence[Item], task: str | None, truncate: bool) -> Prepared:
+    async def prepare(
+        self, items: Sequence[Item], task: str | None, truncate: Truncate
+    ) -> Prepared:
         """Tokenise the texts and fetch the images at the same time; an item's failure is its own.
 
         Raises:
@@ -71,7 +73,7 @@ class Preparer:
         )
 
     async def _tokenise(
-        self, items: Sequence[Item], task: str | None, truncate: bool
+        self, items: Sequence[Item], task: str | None, truncate: Truncate
     ) -> tuple[Tokenised, float]:
         """Return token ids or failures, and the milliseconds taken."""
         texts = {i: item.text for i, item in enumerate(items) if isinstance(item, TextItem)}

@@ -94,6 +94,7 @@ class ModelEntry(TypedDict):
     dimensions: int
     matryoshka_dimensions: list[int]
     embedding_types: list[str]
+    content_encodings: list[str]
     image_price_tokens: int
     limits: Limits
     fingerprints: dict[str, str]

@@ -4,7 +4,7 @@ Its addresses are relative, so it works below any route prefix.
 """
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -39,6 +39,7 @@ def routes() -> list[BaseRoute]:
     files = StaticFiles(packages=[("fastapi_offline", "static")])
     return [
         Route("/docs", page),
+        Route("/docs/", without_slash),
         Route("/docs/start.js", start),
         Mount("/docs/files", files),
     ]
@@ -47,6 +48,11 @@ def routes() -> list[BaseRoute]:
 async def page(_request: Request) -> Response:
     """Answer `GET /docs`."""
     return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})
+
+
+async def without_slash(_request: Request) -> Response:
+    """Answer `GET /docs/`: the page's addresses hold without the slash only."""
+    return RedirectResponse("../docs")
 
 
 async def start(_request: Request) -> Response:

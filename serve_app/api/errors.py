@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from deployments import errors
 from deployments.model.errors import ImageError, InputError, OptionError, TextTooLongError
+from serve_app.api import codings
 from serve_app.api.answers import Fault, FieldFault
 
 logger = logging.getLogger("ray.serve")
@@ -68,6 +69,7 @@ TABLE: dict[type[BaseException], Answer] = {
     OptionError: Answer(422, "INPUT_OPTION_INVALID"),
     errors.UnknownModelError: Answer(400, "INPUT_MODEL_NOT_FOUND"),
     errors.BodyTooLargeError: Answer(413, "INPUT_BODY_TOO_LARGE"),
+    errors.UnsupportedCodingError: Answer(415, "INPUT_CODING_UNSUPPORTED"),
     errors.RequestTooLargeError: Answer(413, "INPUT_REQUEST_TOO_LARGE"),
     errors.FingerprintError: Answer(409, "CONFLICT_FINGERPRINT"),
     errors.MissingKeyError: Answer(401, "AUTH_MISSING_API_KEY", AUTHENTICATION),
@@ -134,6 +136,8 @@ def headers_of(error: BaseException) -> dict[str, str]:
             "retry-after": str(ceil(error.retry_after_s)),
             "retry-after-ms": str(ceil(1000 * error.retry_after_s)),
         }
+    if isinstance(error, errors.UnsupportedCodingError):
+        return {"accept-encoding": ", ".join(codings.taken())}
     if isinstance(error, errors.TowerUnavailableError):
         return {"retry-after": "1"}
     return {}

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from deployments.errors import BodyTooLargeError
 from deployments.messages import Timings
+from serve_app.api import codings
 from serve_app.api.errors import INVALID, Answer, fault, fault_of, headers_of
 from serve_app.api.rendering import JSON
 
@@ -60,8 +61,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """Read the body, refusing a larger one before it is in memory.
 
     Raises:
-        BodyTooLargeError: more than `max_bytes`.
+        BodyTooLargeError: more than `max_bytes`, as sent or once it is unpacked.
+        RequestError: broken, or packed in a way that is not read here.
     """
+    packed = codings.codings_of(",".join(request.headers.getlist("content-encoding")))
     message = f"the body is larger than {max_bytes:,} bytes; send fewer or smaller items"
     declared = request.headers.get("content-length", "")
     digits = declared.lstrip("0")  # Python reads no number of thousands of digits
@@ -73,7 +76,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise BodyTooLargeError(message)
         parts.append(part)
-    return b"".join(parts)
+    body = b"".join(parts)
+    return await asyncio.to_thread(codings.decoded, body, packed, max_bytes) if packed else body
 
 
 async def call(size_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -94,7 +98,9 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error in the form that every client reads."""
     if isinstance(error, HTTPException):  # an unknown path or method
         path = request.url.path
-        message = f"{error.detail}: {request.method} {path}; see POST /v1/embeddings and /docs"
+        message = (
+            f"{error.detail}: {request.method} {path}; embed by POST /v1/embeddings, see /docs"
+        )
         how = Answer(error.status_code, HTTPStatus(error.status_code).name, INVALID)
         body = fault(how, message, request_id(request))
         return json_response(body, error.status_code, error.headers or {})

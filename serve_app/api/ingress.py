@@ -1,6 +1,6 @@
 """The HTTP routes: parse, call the Router, render. Runs inside the Router's replicas."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -8,12 +8,14 @@ import orjson
 from ray import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.api import docs, openapi, rendering
-from serve_app.api.exchange import Clock, call, json_response, on_error, read_body
+from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error, read_body
 from serve_app.api.keys import ApiKey, KeyRing
 from serve_app.api.request import parse
 from serve_app.api.served import Served, models_of
@@ -26,6 +28,15 @@ FINGERPRINT = "x-embedding-fingerprint"
 USAGE = "x-embedding-usage"
 REPLICAS = "x-embedding-replicas"
 SERVER_TIMING = "server-timing"
+# What scripts of other origins may read, beside the body.
+EXPOSED = (FINGERPRINT, USAGE, REPLICAS, SERVER_TIMING, REQUEST_ID, "retry-after", "retry-after-ms")
+
+EMBEDDINGS = (
+    "/v1/embeddings",
+    "/embeddings",  # a base URL without /v1
+    "/openai/deployments/{name}/embeddings",  # Azure's clients
+    "/invocations",  # SageMaker
+)
 
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
 
@@ -36,11 +47,13 @@ def own_router() -> "Router":
 
 
 def http_app(
-    with_playground: bool = True, router_of: Callable[[], "Router"] = own_router
+    with_playground: bool = True,
+    router_of: Callable[[], "Router"] = own_router,
+    allow_origins: Sequence[str] = (),
 ) -> Starlette:
-    """Build the routes, with or without the page at `/`."""
+    """Build the routes, with or without the page at `/`, for the pages of some origins."""
 
-    def route(path: str, endpoint: Endpoint, method: str = "GET") -> Route:
+    def route(path: str, endpoint: Endpoint, *methods: str) -> list[Route]:
         """Give an endpoint the Router it runs in, and turn its errors into answers."""
 
         async def answer(request: Request) -> Response:
@@ -49,22 +62,33 @@ def http_app(
             except Exception as error:  # noqa: BLE001 - the one place where errors become answers
                 return await on_error(request, error)
 
-        return Route(path, answer, methods=[method])
+        # A slash at the end is answered too: a redirect would lose the body, or TLS.
+        return [Route(x, answer, methods=methods or ["GET"]) for x in (path, f"{path}/")]
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *(playground.routes() if with_playground else ()),
-            route("/v1/embeddings", embeddings, "POST"),
-            route("/v1/models", models),
-            route("/health", health),
-            route("/ready", ready),
-            # What SageMaker asks of a container.
-            route("/ping", ready),
-            route("/invocations", embeddings, "POST"),
-            route("/openapi.json", document),
+            *(x for path in EMBEDDINGS for x in route(path, embeddings, "POST")),
+            *route("/v1/models", models),
+            *(x for path, state in STATES.items() for x in route(path, state, "GET", "OPTIONS")),
+            *route("/openapi.json", document),
             *docs.routes(),
         ],
         exception_handlers={HTTPException: on_error, Exception: on_error},
+        middleware=[_cors(allow_origins)] if allow_origins else [],
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _cors(origins: Sequence[str]) -> Middleware:
+    """Let pages of these origins call; without it browsers keep the answers from them."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
     )
 
 
@@ -130,6 +154,10 @@ async def ready(_request: Request, router: "Router") -> Response:
     return json_response({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+# HAProxy probes with OPTIONS where it is told nothing else. SageMaker asks for /ping.
+STATES: Mapping[str, Endpoint] = {"/health": health, "/ready": ready, "/ping": ready}
+
+
 async def document(_request: Request, router: "Router") -> Response:
     """Answer `GET /openapi.json`."""
     return json_response(openapi.document(_served(router)))
@@ -154,4 +182,6 @@ def _key(request: Request, router: "Router") -> ApiKey:
     Raises:
         UnauthorizedError: none or an unknown one, where keys are on.
     """
-    return _keys(request, router).find(request.headers.get("authorization", ""))
+    return _keys(request, router).find(
+        request.headers.get("authorization", ""), request.headers.get("api-key", "")
+    )

@@ -1,5 +1,6 @@
 """The forms in which clients send a text or an image, and what each becomes."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -12,6 +13,12 @@ from deployments.messages import ImageItem, Item, TextItem, TokenItem
 Modality = Literal["text", "image"]
 
 IMAGE_KEYS = ("image", "url", "bytes", "image_url", "image_base64", "inlineData", "inline_data")
+# A plain string that begins like one of these is an image, or refused: its letters are no text.
+DATA_URI = re.compile(
+    r"""[\s\ufeff"'<(]*(?:url\(\s*["']?)?data:\s*"""
+    r"""(?:image/|[\w.+/-]*(?:;\s*[\w.+/=-]+)*;\s*base64\s*,)""",
+    re.IGNORECASE,
+)
 PART_KEYS = ("url", "data")  # of an image that is an object itself: {"url": ...}, {"data": ...}
 TOKEN_IDS = (
     "looks like token ids, which a client may have made with another model's vocabulary; send "
@@ -21,7 +28,7 @@ TOKEN_IDS = (
 
 # What the OpenAPI document says of an item; `read` below takes these forms.
 PlainString = Annotated[
-    str, Field(description="A text; a string that starts with data:image/ is an image.")
+    str, Field(description="A text; a string that begins like a data URI is an image.")
 ]
 ImageSource = Annotated[
     str,
@@ -77,7 +84,9 @@ Input = (
 
 def split(value: object, token_ids: bool) -> list[object]:
     """Return the single items of the field `input`, which may be one item or a list of them."""
-    is_one = not isinstance(value, list) or (token_ids and bool(value) and _is_ids(value))
+    is_one = not isinstance(value, list) or (
+        token_ids and bool(value) and _is_ids([whole(number) for number in value])
+    )
     return [value] if is_one else value  # type: ignore[return-value]
 
 
@@ -96,7 +105,7 @@ def read(index: int, value: object, modality: Modality, token_ids: bool) -> Item
     if token_ids:
         return _tokens(index, value)
     if isinstance(value, str):
-        is_image = modality == "image" or value.startswith("data:image/")
+        is_image = modality == "image" or DATA_URI.match(value) is not None
         return ImageItem(value) if is_image else TextItem(value)
     if isinstance(value, dict):
         return _object(index, value)
@@ -109,7 +118,11 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
     text = value.get("text")
     if len(value) == 1 and isinstance(text, str):  # the usual object, in half the time
         return TextItem(text)
-    image = next((value[key] for key in IMAGE_KEYS if value.get(key) is not None), None)
+    image = next((value[key] for key in IMAGE_KEYS if not _is_empty(value.get(key))), None)
+    if image is not None and text == "":  # typed languages send empty fields
+        text = None
+    if image is None and text is None and "" in map(value.get, IMAGE_KEYS):
+        return ImageItem("")  # a fault of this item alone
     if image is None and text is None:
         is_text = value.get("type") == "text"
         text, image = (value.get("value"), None) if is_text else (None, value.get("value"))
@@ -120,7 +133,7 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
     if isinstance(text, str):
         return TextItem(text)
     if isinstance(image, Mapping):
-        image = next((image[key] for key in PART_KEYS if key in image), None)
+        image = next((image[key] for key in PART_KEYS if not _is_empty(image.get(key))), None)
     if isinstance(image, str):
         return ImageItem(image)
     if "pdf" in value:
@@ -130,7 +143,16 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
     raise _refusal(index, value)
 
 
+def _is_empty(value: object) -> bool:
+    """Return whether a field of an item is as good as absent."""
+    if isinstance(value, Mapping):
+        return all(_is_empty(nested) for nested in value.values())
+    return value is None or value == ""
+
+
 def _tokens(index: int, value: object) -> TokenItem:
+    if isinstance(value, list):
+        value = [whole(number) for number in value]
     if not isinstance(value, list) or not _is_ids(value):
         raise RequestError(
             f"item {index} is {type_of(value)}; with input_type 'token_ids' send lists of whole "
@@ -149,6 +171,11 @@ def _refusal(index: int, value: object) -> RequestError:
 def _is_ids(value: object) -> bool:
     """Return whether a JSON value is a list of whole numbers; true and false are none."""
     return isinstance(value, list) and set(map(type, value)) <= {int}
+
+
+def whole(value: object) -> object:
+    """Return a number without a fraction as the integer that it is, as JSON Schema has it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def type_of(value: object) -> str:

@@ -101,8 +101,8 @@ class KeyRing:
             self._filed = read_keys(self._file)
             self._version = _version(self._file)
 
-    def find(self, authorization: str) -> ApiKey:
-        """Return the key that an Authorization header carries.
+    def find(self, authorization: str, api_key: str = "") -> ApiKey:
+        """Return the key that an Authorization header carries, or without one Azure's `api-key`.
 
         Every key is compared, each in constant time, so that the time taken says nothing.
 
@@ -111,6 +111,8 @@ class KeyRing:
         """
         if self._open:
             return ANYONE
+        if not authorization and api_key.strip():
+            authorization = f"Bearer {api_key}"
         scheme, _, given = authorization.partition(" ")
         if not authorization:
             raise MissingKeyError("send an API key as 'Authorization: Bearer KEY'")

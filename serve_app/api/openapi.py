@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AliasChoices, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from serve_app.api import arrow
+from serve_app.api import arrow, codings
 from serve_app.api.answers import EmbeddingList, Fault, ModelList, State
 from serve_app.api.errors import INTERNAL, TABLE
 from serve_app.api.rendering import JSON, NPY
@@ -58,6 +58,11 @@ REQUEST_EXAMPLES: Schema = {
 }
 HEADERS = (
     ("X-Request-Id", {"type": "string"}, "Comes back in the answer and in errors."),
+    (
+        "Content-Encoding",
+        {"type": "string", "enum": list(codings.taken())},
+        "How the body is packed; its limit holds for it unpacked too.",
+    ),
     ("X-Priority", {"type": "string", "enum": ["interactive", "bulk"]}, "As the field `priority`."),
     ("X-Timeout-S", {"type": "number", "exclusiveMinimum": 0}, "As the field `timeout_s`."),
     (
@@ -77,6 +82,7 @@ STATUSES = {
     401: "No API key, or not a known one",
     409: "Other weights, precision or preprocessing than asked for",
     413: "More than the server takes in one request",
+    415: "A Content-Encoding that is not read here",
     422: "An option outside its values",
     429: "Too much is under way; Retry-After says when to come back",
     500: "A fault of the server",
@@ -115,8 +121,11 @@ def document(served: Served) -> Schema:
         "components": {"schemas": schemas},
     }
     if served.config.asks_for_keys:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}]
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
+        }
+        document["security"] = [{"key": []}, {"azure": []}]
     return document
 
 

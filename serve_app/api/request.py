@@ -4,12 +4,10 @@ Requests of the Jina and of the OpenAI embedding API are taken, with the aliases
 and their forms of texts and images (`items`); fields that are not known are ignored, as both do.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
-import orjson
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -28,18 +26,19 @@ from pydantic_core import PydanticCustomError
 
 from deployments.errors import RequestError, UnknownModelError
 from deployments.messages import Item, Lane
-from deployments.model.architecture import QUERY_TASK
 from deployments.model.errors import InputError
+from serve_app.api import dialects
 from serve_app.api import items as item_forms
 from serve_app.api.errors import FieldError
 from serve_app.api.items import Modality, type_of
+from serve_app.api.json_body import read_object
 from serve_app.api.rendering import PACKED, Encoding
 from serve_app.api.served import Served
 
 TOKEN_IDS = "token_ids"  # of `input_type`
+INPUTS = ("input", "content", "texts")  # an empty text is a text
 MAX_SHOWN_CHARACTERS = 64
 NOTHING: Mapping[str, str] = MappingProxyType({})
-CONTAINERS = frozenset((dict, list))
 
 # Headers that mean the same as a field, which goes before them.
 HEADERS = {"x-priority": "priority", "x-timeout-s": "timeout_s"}
@@ -98,23 +97,6 @@ def _dimensions(value: int, info: ValidationInfo) -> int:
     return value
 
 
-def _seconds(value: object) -> float:
-    """Return positive seconds, from a number or a header's text."""
-    try:
-        is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        seconds = float(value) if is_number else 0.0  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise PydanticCustomError("greater_than", "it must be a positive number of seconds")
-    return seconds
-
-
-def _listed(value: object) -> object:
-    """Return the list of encodings; an empty one is no encoding."""
-    return value if isinstance(value, list) and value else [value]
-
-
 EncodingList = Annotated[list[Encoding], Field(min_length=1)]
 
 
@@ -132,12 +114,15 @@ class EmbeddingRequest(BaseModel):
     """Not for this model."""
     modality: Modality = "text"
     """What plain strings are; with `image` a plain URL is an image."""
-    input_type: Annotated[object, WithJsonSchema({"type": "string"})] = None
+    input_type: Annotated[
+        object, BeforeValidator(dialects.input_type), WithJsonSchema({"type": "string"})
+    ] = None
     """`token_ids`: the lists of whole numbers in `input` are token ids of this model's own
-    tokenizer.json. Other values are ignored."""
+    tokenizer.json. `query` and `search_query` are the task `retrieval.query`; `passage`,
+    `document` and `search_document` are `retrieval.passage`. Other values are ignored."""
     encodings: Annotated[
         tuple[Encoding, ...],
-        BeforeValidator(_listed, json_schema_input_type=Encoding | EncodingList),
+        BeforeValidator(dialects.listed, json_schema_input_type=Encoding | EncodingList),
         AfterValidator(lambda names: tuple(dict.fromkeys(names))),
         Field(
             validation_alias=AliasChoices(
@@ -150,6 +135,7 @@ class EmbeddingRequest(BaseModel):
     int8: from -127 to 127, times `int8_scale` gives the vector."""
     dimensions: Annotated[
         StrictInt | None,
+        BeforeValidator(item_forms.whole),
         Field(
             validation_alias=AliasChoices("dimensions", "output_dimensionality", "output_dimension")
         ),
@@ -165,23 +151,29 @@ class EmbeddingRequest(BaseModel):
     task: Annotated[
         Literal["retrieval.query", "retrieval.passage", ""] | None,
         Field(validation_alias=AliasChoices("task", "task_type")),
-        # Some clients send a task with every document; documents have no prefix.
-        AfterValidator(lambda task: task if task == QUERY_TASK else None),
+        AfterValidator(dialects.task),
+        Field(validate_default=True),
     ] = None
     """`retrieval.query` puts the query prefix before texts; documents need none."""
     normalized: StrictBool = True
     """Scale vectors to length 1."""
     truncate: Annotated[
-        StrictBool, Field(validation_alias=AliasChoices("truncate", "truncation"))
+        StrictBool | Literal["start"],
+        BeforeValidator(
+            dialects.truncate,
+            json_schema_input_type=bool | Literal["NONE", "END", "START", "start"],
+        ),
+        Field(validation_alias=AliasChoices("truncate", "truncation")),
     ] = False
-    """Cut texts that are too long."""
+    """Cut texts that are too long, at their end. `NONE` and `END` are false and true; `START`
+    cuts at the start."""
     errors: Literal["raise", "partial"] = "raise"
     """With `partial`, items that fail are null and listed in `errors`; others are answered."""
     lane: Annotated[Lane | None, Field(validation_alias="priority")] = None
     """`bulk` work fills what interactive work leaves. The header X-Priority does the same."""
     timeout_s: Annotated[
         float | None,
-        PlainValidator(_seconds, json_schema_input_type=Annotated[float, Field(gt=0)]),
+        PlainValidator(dialects.seconds, json_schema_input_type=Annotated[float, Field(gt=0)]),
     ] = None
     """Seconds until the caller stops waiting. The header X-Timeout-S does the same."""
 
@@ -189,6 +181,13 @@ class EmbeddingRequest(BaseModel):
     def partial(self) -> bool:
         """Whether single items may fail."""
         return self.errors == "partial"
+
+
+ALIASES = tuple(
+    tuple(str(name) for name in info.validation_alias.choices)
+    for info in EmbeddingRequest.model_fields.values()
+    if isinstance(info.validation_alias, AliasChoices)
+)
 
 
 def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> EmbeddingRequest:
@@ -199,8 +198,13 @@ def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> 
         OptionError: an option outside its values.
         UnknownModelError: a model that is not served here.
     """
-    data = _object(body, served.config.router.max_json_depth)
-    sent = {name: value for name, value in data.items() if value is not None}
+    data = read_object(body, served.config.router.max_json_depth)
+    sent = {
+        name: value
+        for name, value in data.items()
+        if value is not None and (value != "" or name in INPUTS)
+    }
+    _refuse_conflicts(sent)
     from_headers = {
         field: header
         for header, field in HEADERS.items()
@@ -211,6 +215,27 @@ def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> 
         return EmbeddingRequest.model_validate(sent, context=served)
     except ValidationError as error:
         raise _refusal(error, from_headers) from None
+
+
+def _refuse_conflicts(sent: Mapping[str, object]) -> None:
+    """Refuse a field that was sent under two of its names and differs.
+
+    Raises:
+        FieldError: names both; one of them would be passed over in silence.
+    """
+    for names in ALIASES:
+        first, *others = [name for name in names if name in sent] or [""]
+        for other in others:
+            if dialects.listed(dialects.truncate(sent[other])) != dialects.listed(
+                dialects.truncate(sent[first])
+            ):
+                raise FieldError(
+                    f"{first} is {shown(sent[first])} and {other} is {shown(sent[other])}; they "
+                    "mean the same field, so send one of them",
+                    other,
+                    "conflict",
+                    shown(sent[other]),
+                )
 
 
 def shown(value: object) -> str:
@@ -235,31 +260,3 @@ def _refusal(error: ValidationError, from_headers: Mapping[str, str]) -> InputEr
     short = value if isinstance(value, (bool, int, float)) else shown(value)
     kind = "enum" if kind == "literal_error" else kind
     return FieldError(f"{name} is {shown(value)}; {hint}", name, kind, short)
-
-
-def _object(body: bytes, max_depth: int) -> dict[str, object]:
-    """Return the JSON object of a body.
-
-    Raises:
-        RequestError: not JSON, not an object, or nested too deeply.
-    """
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not valid JSON: {error.msg}") from None
-    if not isinstance(data, dict):
-        raise RequestError(f"the body must be a JSON object, not {type_of(data)}")
-    level: list[Any] = [data]
-    for _ in range(max_depth):
-        level = [nested for value in level for nested in _nested(value)]
-        if not level:
-            return data
-    raise RequestError(f"the body is nested more than {max_depth} levels deep")
-
-
-def _nested(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    """Return the objects and lists inside of one; long lists of anything else pass quickly."""
-    children = value.values() if isinstance(value, dict) else value
-    if CONTAINERS.isdisjoint(map(type, children)):
-        return ()
-    return [child for child in children if type(child) in CONTAINERS]

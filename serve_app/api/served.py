@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from deployments.config import AppConfig
 from deployments.model.architecture import QUERY_TASK, Architecture
 from serve_app.api.answers import ModelList
+from serve_app.api.codings import taken
 from serve_app.api.rendering import ENCODINGS
 
 
@@ -48,6 +49,7 @@ def models_of(served: Served, fingerprints: dict[str, str]) -> ModelList:
                 "dimensions": architecture.width,
                 "matryoshka_dimensions": list(architecture.matryoshka_dimensions),
                 "embedding_types": list(ENCODINGS),
+                "content_encodings": list(taken()),
                 "image_price_tokens": served.image_price_tokens,
                 "limits": {
                     "max_items_per_request": router.max_items_per_request,

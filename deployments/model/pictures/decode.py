@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deployments.model.errors import ImageError, OptionError
 from deployments.model.pictures.image import MAX_PIXELS, Pixels, check_size, open_image, to_pixels
+from deployments.model.pictures.seeing import AS_SERVED, Seeing
 from deployments.model.towers.packing import batches
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,15 @@ def resolve(mode: str, device: torch.device) -> str:
 class Decoder:
     """Decodes, resizes and crops for one tower; safe to use from several threads."""
 
-    def __init__(self, size: int, device: torch.device, mode: str = "exact") -> None:
+    def __init__(
+        self,
+        size: int,
+        device: torch.device,
+        mode: str = "exact",
+        seeing: Seeing = AS_SERVED,
+    ) -> None:
         self._size = size
+        self._seeing = seeing
         self._device = device
         self._gpu = mode == "gpu"
         self._draft = mode == "draft"
@@ -95,7 +103,13 @@ class Decoder:
             rest = [index for index in range(len(images)) if index not in done | on_gpu]
             futures = [
                 self._threads.submit(
-                    _attempt, to_pixels, opened[index], self._size, max_pixels, self._draft
+                    _attempt,
+                    to_pixels,
+                    opened[index],
+                    self._size,
+                    max_pixels,
+                    self._draft,
+                    self._seeing,
                 )
                 for index in rest
             ]
@@ -126,6 +140,7 @@ class Decoder:
             if isinstance(image, bytes)
             and not isinstance(header, ImageError)
             and gpu_suits(image, header, self._size)
+            and self._seeing.turn(header) is None
         }
         pixels: dict[int, Tensor] = {}
         places = list(suited)

@@ -1,7 +1,7 @@
-"""Encoded bytes to pixels, exactly as the published preprocessing does it; needs no torch.
+"""Encoded bytes to pixels, as the published preprocessing does it; needs no torch.
 
-RGB first (alpha dropped, EXIF rotation not applied), then bicubic with the shorter side at the
-model's size, then the centre. Standardising is left to the tower, so that uint8 travels.
+RGB first (`seeing` says how), then bicubic with the shorter side at the model's size, then the
+centre. Standardising is left to the tower, so that uint8 travels.
 """
 
 import io
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.model.errors import ImageError
+from deployments.model.pictures.seeing import AS_SERVED, Seeing
 
 # Decoders of raster formats only; Pillow's others (EPS and the like) may start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
@@ -78,7 +79,11 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def to_pixels(
-    image: Image.Image, size: int, max_pixels: int = MAX_PIXELS, draft: bool = False
+    image: Image.Image,
+    size: int,
+    max_pixels: int = MAX_PIXELS,
+    draft: bool = False,
+    seeing: Seeing = AS_SERVED,
 ) -> Pixels:
     """Decode, resize and crop to uint8 [size, size, 3].
 
@@ -98,20 +103,27 @@ def to_pixels(
             f"than {max_pixels:,} pixels; crop it first"
         )
     least = DRAFT_OVERSAMPLING * size
-    drafted = image.draft(None, (least, least)) if draft else None
-    box = drafted[1] if drafted else (0, 0, width, height)
     try:
-        return _converted(image, (width, height), size, box)
+        draft = draft and seeing.turn(image) is None
+        drafted = image.draft(None, (least, least)) if draft else None
+        rgb = seeing.rgb(image)
+        turn = seeing.turn(image)
+        if turn is not None:
+            rgb = rgb.transpose(turn)
+            width, height = rgb.size
+        box = drafted[1] if drafted else (0, 0, width, height)
+        return _cut(rgb, (width, height), size, box)
+    except ImageError:
+        raise
     except Exception as error:  # decoders of broken data raise many types
         raise ImageError(f"the image is broken: {error}") from error
 
 
-def _converted(
-    image: Image.Image, original: tuple[int, int], size: int, box: tuple[float, float, float, float]
+def _cut(
+    rgb: Image.Image, original: tuple[int, int], size: int, box: tuple[float, float, float, float]
 ) -> Pixels:
-    """Convert to RGB, resize what is in the box as the original would be, cut out the centre."""
+    """Resize what is in the box as the original would be, cut out the centre."""
     width, height = original
-    rgb = image.convert("RGB")
     if width <= height:
         resized = (size, int(size * height / width))
     else:

@@ -110,12 +110,28 @@ async def test_padding_inside_a_large_text_is_refused() -> None:
 @pytest.mark.parametrize(
     "uri",
     [
+        "data:;base64,QUJD",
+        "data:application/octet-stream;base64,QUJD",
+        "Data:binary/octet-stream;Base64,QUJD",
+        "data:image/png; base64,QUJD",
+        "data:image/png;charset=utf-8;base64,QUJD",
+        "\ufeff data:image/png;base64,QUJD\n",
+    ],
+)
+async def test_the_type_of_a_data_uri_may_say_nothing(uri: str) -> None:
+    """A type for any bytes, none at all, blanks, and a byte order mark in front."""
+    assert await read(uri) == b"ABC"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
         "data:image/png;base64",
         "data:image/png,QUJD",
         "data:,QUJD",
-        "data:;base64,QUJD",
         "data:text/plain;base64,QUJD",
-        "data:application/octet-stream;base64,QUJD",
+        "data:application/pdf;base64,QUJD",
+        "data:base64,QUJD",
         "data:image;base64,QUJD",
         "data:xdata:image/png;base64,QUJD",
     ],

@@ -1,12 +1,14 @@
 """The routes over a Router that is a stand-in: no Ray, no towers."""
 
+import gzip
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from deployments.config import AppConfig
@@ -171,6 +173,78 @@ def test_the_playground_can_be_left_out(router):
             assert client.get("/").status_code == status
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/embeddings/", "/embeddings", "/embeddings/", "/openai/deployments/any/embeddings"],
+)
+def test_the_ways_clients_spell_the_path_are_answered(client, path):
+    """With a slash at the end, without /v1, as Azure has it; never a redirect."""
+    answer = client.post(path, json={"input": "a"}, follow_redirects=False)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/ping", "/ready/"])
+def test_probes_by_any_method_are_answered_as_get(client, router, path):
+    """HEAD and OPTIONS tell the state too."""
+    assert client.head(path).status_code == client.options(path).status_code == 200
+    router.is_ready = False
+    assert client.options(path).status_code == client.get(path).status_code
+
+
+def test_a_packed_body_is_read_and_another_coding_named(client):
+    """Gzip within the limit; br is 415 and says what is taken."""
+    packed = gzip.compress(b'{"input": "a"}')
+    headers = {"content-encoding": "gzip"}
+    assert client.post("/v1/embeddings", content=packed, headers=headers).status_code == 200
+    refused = client.post("/v1/embeddings", content=b"x", headers={"content-encoding": "br"})
+    assert (refused.status_code, refused.json()["code"]) == (415, "INPUT_CODING_UNSUPPORTED")
+    assert "'br'" in refused.json()["detail"]
+    assert "gzip" in refused.headers["accept-encoding"]
+
+
+class TestOrigins:
+    """Pages of other origins."""
+
+    PREFLIGHT: ClassVar = {
+        "origin": "https://app.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-priority",
+    }
+
+    def test_a_page_of_another_origin_is_refused_by_default(self, client):
+        """No header lets a browser hand the answer to the page."""
+        asked = client.options("/v1/embeddings", headers=self.PREFLIGHT)
+        assert asked.status_code == 405
+        answer = client.get("/v1/models", headers={"origin": "https://app.example"})
+        assert not [x for x in (*asked.headers, *answer.headers) if x.startswith("access-control")]
+
+    def test_a_page_of_an_allowed_origin_may_call(self, router):
+        """The preflight, the answer with its headers, errors too; another origin still may not."""
+        app = ingress.http_app(
+            router_of=lambda: router,
+            allow_origins=AppConfig(
+                cors={"allow_origins": ["https://app.example"]}
+            ).cors.allow_origins,
+        )
+        with TestClient(app) as client:
+            asked = client.options("/v1/embeddings", headers=self.PREFLIGHT)
+            assert asked.status_code == 200
+            assert "authorization" in asked.headers["access-control-allow-headers"]
+            own = {"origin": "https://app.example"}
+            for body in ({"input": "a"}, {}):
+                answer = client.post("/v1/embeddings", json=body, headers=own)
+                assert answer.headers["access-control-allow-origin"] == "https://app.example"
+            assert "x-embedding-fingerprint" in answer.headers["access-control-expose-headers"]
+            other = self.PREFLIGHT | {"origin": "https://other.example"}
+            assert client.options("/v1/embeddings", headers=other).status_code == 400
+
+    @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://"])
+    def test_what_is_no_origin_is_refused_at_the_start(self, origin):
+        """An origin has a scheme and no path; otherwise no browser's header would be equal."""
+        with pytest.raises(ValidationError):
+            AppConfig(cors={"allow_origins": [origin]})
+
+
 class TestKeys:
     """Where keys are asked for."""
 
@@ -189,7 +263,10 @@ class TestKeys:
         assert refused.headers["www-authenticate"] == "Bearer"
         assert client.get("/v1/models").status_code == 401
         assert router.asked == []
-        assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+        azure = client.get("/v1/models", headers={"api-key": "k"})
+        wrong = client.get("/v1/models", headers={"api-key": "other"})
+        assert (azure.status_code, wrong.status_code) == (200, 401)
+        assert client.get("/openapi.json").json()["security"] == [{"key": []}, {"azure": []}]
 
     def test_a_key_has_its_lane_and_its_limits(self, client, router):
         """A key of the bulk lane stays in it whatever the request says."""

@@ -27,6 +27,17 @@ FORMS = [
     ({"inlineData": {"mimeType": "image/png", "data": "aGk="}}, ImageItem("aGk=")),
     ({"text": "t", "image": None}, TextItem("t")),
     ("data:image/png;base64,aGk=", ImageItem("data:image/png;base64,aGk=")),
+    ("DATA:Image/PNG;BASE64,aGk=", ImageItem("DATA:Image/PNG;BASE64,aGk=")),
+    (" \n\ufeffdata:;base64,aGk=", ImageItem(" \n\ufeffdata:;base64,aGk=")),
+    ("data:image/png; base64,aGk=", ImageItem("data:image/png; base64,aGk=")),
+    ('"data:image/png;base64,aGk="', ImageItem('"data:image/png;base64,aGk="')),
+    ("data: three of them, and base64, too", TextItem("data: three of them, and base64, too")),
+    ("the data:image/png;base64, head", TextItem("the data:image/png;base64, head")),
+    ({"text": "t", "image": ""}, TextItem("t")),
+    ({"text": "t", "image_url": {"url": ""}, "bytes": ""}, TextItem("t")),
+    ({"text": "", "image": "aGk="}, ImageItem("aGk=")),
+    ({"image": "", "url": "aGk="}, ImageItem("aGk=")),
+    ({"image": ""}, ImageItem("")),
     ("https://example.com/a.png", TextItem("https://example.com/a.png")),
 ]
 NO_FORMS = [1, None, [], {"text": 1}, {"image": 1}, {"pdf": "x"}, {}, True]

@@ -155,3 +155,79 @@ def test_what_a_client_sent_is_shortened_in_messages(parse):
         with pytest.raises((OptionError, RequestError)) as error:
             parse(**{name: "secret " * 10_000})
         assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "meaning"),
+    [
+        ({"truncate": "NONE"}, "truncate", False),
+        ({"truncate": "END"}, "truncate", True),
+        ({"truncate": "Start"}, "truncate", "start"),
+        ({"input_type": "query"}, "task", "retrieval.query"),
+        ({"input_type": "search_query"}, "task", "retrieval.query"),
+        ({"input_type": "QUERY", "task": "retrieval.query"}, "task", "retrieval.query"),
+        ({"input_type": "passage"}, "task", None),
+        ({"input_type": "search_document"}, "task", None),
+        ({"input_type": "clustering"}, "task", None),
+        (
+            {"encoding_format": "", "user": "", "truncate": None, "task": ""},
+            "encodings",
+            ("float",),
+        ),
+        ({"dimensions": 64.0}, "dimensions", 64),
+        ({"embedding_type": ["base64"], "encoding_format": "base64"}, "encodings", ("base64",)),
+        ({"truncate": False, "truncation": "NONE"}, "truncate", False),
+    ],
+)
+def test_other_apis_words_mean_what_they_mean_there(parse, fields, field, meaning):
+    """NIM, Voyage, Cohere, typed languages with empty fields and with numbers like 64.0."""
+    assert getattr(parse(**fields), field) == meaning
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"embedding_type": "float", "encoding_format": "base64"}, 2),
+        ({"embedding_type": ["float", "int8"], "encoding_format": "float"}, 2),
+        ({"dimensions": 64, "output_dimension": 32}, 2),
+        ({"truncate": True, "truncation": "NONE"}, 2),
+        ({"task": "retrieval.passage", "input_type": "query"}, 2),
+    ],
+)
+def test_one_field_under_two_names_that_differ_is_refused(parse, fields, names):
+    """The message names both; otherwise one of them would be passed over in silence."""
+    with pytest.raises(FieldError) as refused:
+        parse(**fields)
+    assert sum(name in str(refused.value) for name in fields) == names
+
+
+@pytest.mark.parametrize("value", [64.5, "64", True, 1e300])
+def test_what_is_no_whole_number_stays_refused(parse, value):
+    """A fraction, a text, a truth value, and a number without end."""
+    with pytest.raises(FieldError):
+        parse(dimensions=value)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (rb"nice day \ud83d", "nice day \ufffd"),
+        (rb"\ude00!", "\ufffd!"),
+        (rb"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (rb"\\ud83d \ud83d", "\\ud83d \ufffd"),
+        (rb"\\\ud83d", "\\\ufffd"),
+        (b"a\xed\xa0\xbd", "a\ufffd"),
+        (b"\xed\xa0\xbd\xed\xb8\x80", "\U0001f600"),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced_and_the_others_are_read(served, sent, read):
+    """In an escape or in bytes; a backslash in front of it is not an escape's beginning."""
+    body = b'{"input": ["first", "%s", "\\ud83d\\ude00"]}' % sent
+    texts = [item.text for item in parse_body(body, served).items]
+    assert texts == ["first", read, "\U0001f600"]
+
+
+def test_bytes_that_are_no_text_stay_refused(served):
+    """Latin-1 is not guessed at."""
+    with pytest.raises(RequestError, match="not valid JSON"):
+        parse_body(b'{"input": "caf\xe9 \\ud83d"}', served)

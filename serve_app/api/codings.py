@@ -1,0 +1,115 @@
+"""Bodies that a client has compressed, read within the limit of a body that it has not.
+
+What comes out is counted while it is made, so that a few bytes cannot become many.
+"""
+
+import importlib.util
+import zlib
+from collections.abc import Callable, Mapping
+
+from deployments.errors import BodyTooLargeError, RequestError, UnsupportedCodingError
+
+MAX_CODINGS = 2  # one on top of another
+MAX_MEMBERS = 1024  # of a gzip file
+GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+
+
+def codings_of(header: str) -> list[str]:
+    """Return the codings that a Content-Encoding header names, the last applied first.
+
+    Raises:
+        UnsupportedCodingError: one that is not read here, or too many.
+    """
+    names = [name.strip().lower() for name in header.split(",")]
+    names = [name for name in names if name not in ("", "identity")]
+    for name in names:
+        if name not in readers():
+            raise UnsupportedCodingError(
+                f"the body's Content-Encoding is {name[:32]!r}; send {', '.join(taken())}, or the "
+                "body as it is"
+            )
+    if len(names) > MAX_CODINGS:
+        raise UnsupportedCodingError(
+            f"Content-Encoding names {len(names)} codings; send at most {MAX_CODINGS}"
+        )
+    return names[::-1]
+
+
+def decoded(body: bytes, codings: list[str], max_bytes: int) -> bytes:
+    """Return the body without its codings.
+
+    Raises:
+        BodyTooLargeError: more than `max_bytes`.
+        RequestError: broken, cut off, or something behind its end.
+    """
+    for name in codings:
+        try:
+            body = readers()[name](body, max_bytes)
+        except (zlib.error, OSError) as error:
+            raise RequestError(f"the body cannot be read as {name}: {error}") from None
+    return body
+
+
+def taken() -> tuple[str, ...]:
+    """Return the codings that are read here."""
+    return ("gzip", "deflate", "zstd") if "zstd" in readers() else ("gzip", "deflate")
+
+
+def readers() -> Mapping[str, Callable[[bytes, int], bytes]]:
+    """Return how each coding is read."""
+    return READERS if importlib.util.find_spec("pyarrow") else PLAIN_READERS
+
+
+def _gunzip(body: bytes, max_bytes: int) -> bytes:
+    """Read a gzip file, whose members follow each other."""
+    parts: list[bytes] = []
+    for _ in range(MAX_MEMBERS):
+        part, body = _inflate(body, GZIP, max_bytes - sum(map(len, parts)))
+        parts.append(part)
+        if not body.strip(b"\0"):
+            return b"".join(parts)
+    raise zlib.error(f"more than {MAX_MEMBERS} members")
+
+
+def _deflate(body: bytes, max_bytes: int) -> bytes:
+    """Read zlib's format, or the bare stream that some clients send under the same name."""
+    try:
+        data, rest = _inflate(body, ZLIB, max_bytes)
+    except zlib.error:
+        data, rest = _inflate(body, RAW, max_bytes)
+    if rest:
+        raise zlib.error("something follows its end")
+    return data
+
+
+def _inflate(body: bytes, form: int, max_bytes: int) -> tuple[bytes, bytes]:
+    stream = zlib.decompressobj(form)
+    data = stream.decompress(body, max_bytes + 1)
+    _check(data, max_bytes)
+    if not stream.eof:
+        raise zlib.error("it is cut off")
+    return data, stream.unused_data
+
+
+def _unzstd(body: bytes, max_bytes: int) -> bytes:
+    import pyarrow as pa
+
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
+            data: bytes = stream.read(max_bytes + 1)
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from None
+    return _check(data, max_bytes)
+
+
+def _check(data: bytes, max_bytes: int) -> bytes:
+    if len(data) > max_bytes:
+        raise BodyTooLargeError(
+            f"the body is larger than {max_bytes:,} bytes once it is unpacked; send fewer or "
+            "smaller items"
+        )
+    return data
+
+
+PLAIN_READERS = {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _deflate}
+READERS = PLAIN_READERS | {"zstd": _unzstd}
