@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from deployments.config import AppConfig
 from serve_app.api import docs, openapi, rendering
 from serve_app.api.exchange import Clock, call, json_response, on_error, read_body
 from serve_app.api.keys import ApiKey, KeyRing
@@ -35,10 +36,12 @@ def own_router() -> "Router":
     return serve.get_replica_context().servable_object  # type: ignore[return-value]
 
 
-def http_app(
-    with_playground: bool = True, router_of: Callable[[], "Router"] = own_router
-) -> Starlette:
-    """Build the routes, with or without the page at `/`."""
+def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) -> Starlette:
+    """Build the routes, with or without the page at `/`.
+
+    Raises:
+        ServiceError: the API keys cannot be read here; a Router without them does not start.
+    """
 
     def route(path: str, endpoint: Endpoint, method: str = "GET") -> Route:
         """Give an endpoint the Router it runs in, and turn its errors into answers."""
@@ -51,9 +54,9 @@ def http_app(
 
         return Route(path, answer, methods=[method])
 
-    return Starlette(
+    app = Starlette(
         routes=[
-            *(playground.routes() if with_playground else ()),
+            *(playground.routes() if config.router.playground else ()),
             route("/v1/embeddings", embeddings, "POST"),
             route("/v1/models", models),
             route("/health", health),
@@ -66,6 +69,8 @@ def http_app(
         ],
         exception_handlers={HTTPException: on_error, Exception: on_error},
     )
+    app.state.keys = KeyRing(config)
+    return app
 
 
 async def embeddings(request: Request, router: "Router") -> Response:
@@ -77,7 +82,7 @@ async def embeddings(request: Request, router: "Router") -> Response:
 async def _embeddings(request: Request, router: "Router") -> Response:
     served, clock = _served(router), Clock()
     with router.metrics.refusals():
-        key = _key(request, router)
+        key = _key(request)
         body = await read_body(request, router.config.router.max_body_bytes)
         with clock.part("parse"):
             asked = await call(len(body), parse, body, served, request.headers)
@@ -87,7 +92,7 @@ async def _embeddings(request: Request, router: "Router") -> Response:
             served.image_price_tokens,
             rendering.negotiate(request.headers.get("accept", "")),
         )
-    with _keys(request, router).admit(key, len(asked.items)):
+    with _keys(request).admit(key, len(asked.items)):
         answer = await router.embed(
             asked.items,
             asked.task,
@@ -114,7 +119,7 @@ async def _embeddings(request: Request, router: "Router") -> Response:
 
 async def models(request: Request, router: "Router") -> Response:
     """Answer `GET /v1/models`."""
-    _key(request, router)
+    _key(request)
     return json_response(models_of(_served(router), await router.fingerprints()))
 
 
@@ -139,19 +144,15 @@ def _served(router: "Router") -> Served:
     return Served(router.config, router.architecture)
 
 
-def _keys(request: Request, router: "Router") -> KeyRing:
-    """Return the keys of this Router, read at the first request."""
-    state = request.app.state
-    if not hasattr(state, "keys"):
-        state.keys = KeyRing(router.config)
-    keys: KeyRing = state.keys
+def _keys(request: Request) -> KeyRing:
+    keys: KeyRing = request.app.state.keys
     return keys
 
 
-def _key(request: Request, router: "Router") -> ApiKey:
+def _key(request: Request) -> ApiKey:
     """Return the key that the request carries.
 
     Raises:
         UnauthorizedError: none or an unknown one, where keys are on.
     """
-    return _keys(request, router).find(request.headers.get("authorization", ""))
+    return _keys(request).find(request.headers.get("authorization", ""))

@@ -37,12 +37,63 @@ def test_a_serve_config_file_gives_its_arguments(tmp_path):
         ("text=3", "text"),
         ("text.num_replicas.more=3", "num_replicas"),
         ("router.max_tokens_per_chunk=99999", "max_batch_tokens"),
+        ("text.num_replicas=[", "is not YAML"),
+        ("text.num_replicas=" + "[" * 5000, "is not YAML"),
+        ("log_format=2026-13-45", "is not YAML"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(setting, words):
     """Typos and impossible values never start a server."""
     with pytest.raises(UsageError, match=words):
         read_config(None, ("text.num_replicas=1", setting))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"text: {num_replicas: 3", "line 1, column"),
+        (b"model:\n\tsource: demo\n", "line 2, column 1"),
+        (b"\xff\xfe", "not text in UTF-8"),
+        (b"a: \x00", "is not YAML"),
+        (b"- 1", "must hold a mapping, not list"),
+        (b"applications: []", "a list of one application"),
+        (b"applications: [{args: {}}, {args: {}}]", "a list of one application"),
+        (b"applications: [3]", "applications.0. must hold a mapping, not int"),
+        (b"applications: [{args: [1]}]", "args must hold a mapping, not list"),
+        (b"1: 2", "1"),
+        (b"? [1]\n: 2", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_message(tmp_path, content, words):
+    """It names the file and the place, whatever is wrong with it."""
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        read_config(path, ("text.num_replicas=1",))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up", "--config", "{file}"],
+        ["doctor", "--config", "{file}", "--json"],
+        ["bulk", "in", "out", "--config", "{file}"],
+        ["up", "model.source=./nowhere"],
+        ["bulk", "./nowhere", "out"],
+        ["plan", "--trace", "{file}"],
+        ["plan", "--scale", "0.01", "--plot", "{folder}/nowhere/plan.png"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_cannot_work_ends_in_one_message(tmp_path, arguments):
+    """No traceback: click has printed what was wrong, and the exit code says so."""
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(b"\xff{")
+    given = [word.format(file=file, folder=tmp_path) for word in arguments]
+    result = CliRunner().invoke(main, given)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2)
+    assert len(result.stderr.splitlines()) < 8
 
 
 def test_the_default_ingress_listens_on_loopback_only():

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from deployments.config import AppConfig
-from deployments.errors import OverloadedError, RequestError
+from deployments.errors import OverloadedError, RequestError, ServiceError
 from deployments.messages import Embeddings, TextItem, Timings, Usage
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
@@ -78,7 +78,7 @@ def router(config: AppConfig) -> StandIn:
 
 @pytest.fixture
 def client(router: StandIn) -> Iterator[TestClient]:
-    with TestClient(ingress.http_app(router_of=lambda: router)) as client:
+    with TestClient(ingress.http_app(router.config, lambda: router)) as client:
         yield client
 
 
@@ -166,9 +166,19 @@ def test_models_and_unknown_paths_are_json(client):
 def test_the_playground_can_be_left_out(router):
     """`/` is there by default only."""
     for with_playground, status in ((True, 200), (False, 404)):
-        app = ingress.http_app(with_playground, lambda: router)
+        config = AppConfig.model_validate({"router": {"playground": with_playground}})
+        app = ingress.http_app(config, lambda: router)
         with TestClient(app) as client:
             assert client.get("/").status_code == status
+
+
+@pytest.mark.parametrize(
+    "settings", [{"api_keys_file": "/nowhere/keys.yaml"}, {"api_keys_variable": "NOT_SET_ANYWHERE"}]
+)
+def test_a_router_that_cannot_read_its_keys_does_not_start(router, settings):
+    """It would refuse every request, while `/ready` said yes."""
+    with pytest.raises(ServiceError, match=r"keys.yaml|NOT_SET_ANYWHERE"):
+        ingress.http_app(AppConfig.model_validate(settings), lambda: router)
 
 
 class TestKeys:
