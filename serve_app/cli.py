@@ -54,13 +54,14 @@ def up(
     Settings override the configuration file: model.source=jinaai/jina-clip-v2
     text.num_gpus=0.5 vision.num_gpus=0.5
     """
-    from serve_app.server import choose_ingress, describe_mode, prepare_environment, running
+    from serve_app.listening import choose_ingress, describe_mode, prepare_environment
+    from serve_app.server import running
 
     config = with_routers(read_config(path, settings), os.cpu_count() or 1)
-    ingress, reason = choose_ingress(public, config.asks_for_keys, port)
+    ingress, reason = choose_ingress(public, config, port)
     prepare_environment(ingress)
     console = Console(stderr=True)
-    console.print(reason, describe_mode(ingress))
+    console.print(f"{reason}.", describe_mode(ingress))
     if trace is not None:
         console.print(tracing.prepare(trace))
     with suppress(KeyboardInterrupt), ExitStack() as stack:
