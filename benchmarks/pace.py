@@ -50,7 +50,7 @@ def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
 
 def gpu_requests_per_s(many: dict[str, Any]) -> float:
     """Return the requests of this kind that a GPU computes in a second, from their mean cost."""
-    requests = max(many["requests_per_s"], 1e-9)
+    requests = max(float(many["requests_per_s"]), 1e-9)
     if many["tokens_per_s"]:
         return paced.TEXT_TOKENS_PER_S * requests / float(many["tokens_per_s"])
     return paced.IMAGES_PER_S * requests / max(float(many["items_per_s"]), 1e-9)
@@ -58,10 +58,10 @@ def gpu_requests_per_s(many: dict[str, Any]) -> float:
 
 def compare(mixes: Sequence[str], proxy: Proxy, seconds: float, callers: int) -> dict[str, Any]:
     """Start the service with paced towers, and measure every mix."""
-    towers = {"TextTower": paced.PacedTextTower, "VisionTower": paced.PacedVisionTower}
     results = {}
     with (
-        mock.patch.multiple("serve_app.app", **towers),
+        mock.patch("serve_app.app.TextTower", paced.PacedTextTower),
+        mock.patch("serve_app.app.VisionTower", paced.PacedVisionTower),
         service(AppConfig.model_validate(CONFIG), proxy) as url,
     ):
         for mix in mixes:

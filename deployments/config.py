@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from deployments.autoscaling import Targets
+from deployments.checked import Device, Folder, Gpus, Host, Key, Network, Port
 from deployments.model.pictures.seeing import Seeing
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -97,7 +98,7 @@ class ModelConfig(Frozen):
     """`demo`, a folder, a hub id such as `jinaai/jina-clip-v2`, or `s3://bucket/prefix`."""
     revision: str | None = None
     """Commit of a hub id; the published model has a pinned default."""
-    device: str = "auto"
+    device: Device = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: str = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -125,7 +126,7 @@ class TowerConfig(ReplicasConfig):
     """Replicas of one tower. `enabled: false` leaves the tower out of the application."""
 
     enabled: bool = True
-    num_gpus: Annotated[float, Field(ge=0)] = 0
+    num_gpus: Gpus = 0
     max_ongoing_requests: PositiveInt = 512
     """Calls a replica holds at once; more wait in the Router. A safety stop, not a budget."""
 
@@ -196,15 +197,15 @@ class ImageConfig(Frozen):
     max_redirects: Annotated[int, Field(ge=0)] = 3
     max_fetches: PositiveInt = 64
     max_fetches_per_host: PositiveInt = 16
-    ports: tuple[int, ...] = (80, 443)
-    allow_hosts: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = (80, 443)
+    allow_hosts: tuple[Host, ...] = ()
     """If not empty, only these hosts and their subdomains are fetched from."""
-    deny_hosts: tuple[str, ...] = ()
-    allow_networks: tuple[str, ...] = ()
+    deny_hosts: tuple[Host, ...] = ()
+    allow_networks: tuple[Network, ...] = ()
     """Networks in CIDR form that are fetched from although they are not public."""
     s3_buckets: tuple[str, ...] = ()
     """Buckets that `s3://` images may come from; none by default."""
-    file_roots: tuple[str, ...] = ()
+    file_roots: tuple[Folder, ...] = ()
     """Folders of the Routers' machines that `file://` images may come from; none by default."""
     depth: Literal["scale", "published"] = "scale"
     """Grey of 16 bits: `scale` reads it as people see it, `published` clips it to white."""
@@ -251,7 +252,7 @@ class AppConfig(Frozen):
     log_format: Literal["text", "json"] = "text"
     """How replicas write their logs; `json` has a field for the request's id."""
     policy: PolicyConfig = PolicyConfig()
-    api_keys: tuple[SecretStr, ...] = ()
+    api_keys: tuple[Key, ...] = ()
     """If not empty, requests must carry one of them as `Authorization: Bearer KEY`."""
     api_keys_file: str | None = None
     """YAML file of hashed keys with names, lanes and limits; read again when it changes."""

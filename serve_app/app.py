@@ -1,18 +1,23 @@
 """The whole graph: one application, three deployments, who holds a handle to whom."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
-from deployments.config import SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
+from deployments.config import MIB, SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
+from deployments.errors import ServiceError
 from deployments.router import Router
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
 from serve_app.api.ingress import http_app
 
 APP_NAME = "embeddings"
+SERVE_MESSAGE_BYTES = 4 * MIB  # Ray Serve's own limit of a gRPC message
+FRAME_BYTES = MIB  # what a message holds beside the images of a chunk, at most
 
 
 def build_app(config: AppConfig) -> Application:
@@ -22,7 +27,11 @@ def build_app(config: AppConfig) -> Application:
      HTTP, handles --> Router --> TextTower     tokens in, rows out
                              \-> VisionTower   encoded images in, rows out
     ```
+
+    Raises:
+        ServiceError: calls to the towers would not carry what the configuration allows.
     """
+    require_transport(config)
     towers = {}
     if config.text.enabled:
         deploy = serve.deployment(name="TextTower", **_tower_options(config, config.text))
@@ -40,9 +49,28 @@ def build_app(config: AppConfig) -> Application:
     )
 
     def routes() -> Starlette:  # called by Ray Serve in each Router replica
-        return http_app(config.router.playground, allow_origins=config.cors.allow_origins)
+        return http_app(config)
 
     return deploy(serve.ingress(routes)(Router)).bind(config, **towers)
+
+
+def require_transport(config: AppConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Find chunks that are larger than a gRPC message may be.
+
+    Raises:
+        ServiceError: they are; says which setting to change.
+    """
+    if environment.get("RAY_SERVE_USE_GRPC_BY_DEFAULT") != "1":
+        return
+    variable = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+    limit_bytes = int(environment.get(variable, SERVE_MESSAGE_BYTES))
+    if config.router.max_chunk_bytes + FRAME_BYTES > limit_bytes:
+        raise ServiceError(
+            f"router.max_chunk_bytes ({config.router.max_chunk_bytes:,}) and {FRAME_BYTES:,} bytes "
+            f"around it exceed the gRPC message limit of {limit_bytes:,} bytes; set {variable} "
+            "higher on every node before Ray starts, or router.max_chunk_bytes and "
+            "images.max_image_bytes lower"
+        )
 
 
 def _logging(config: AppConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from deployments.model.errors import EmbeddingError, OptionError
+from deployments.model.errors import OptionError
 
 if TYPE_CHECKING:
     from deployments.bulk import BulkJob, EmbedOptions, JobProgress, Summary
@@ -111,8 +111,6 @@ def bulk(
     except TooManyErrorsError as error:
         console.print(f"Stopped: {error}", markup=False)
         context.exit(EXIT_TOO_MANY_ERRORS)
-    except EmbeddingError as error:
-        raise click.ClickException(str(error)) from error
     if stats:
         click.echo("\n".join(job.stats), err=True)
     click.echo(json.dumps(figures) if as_json else report(figures))

@@ -17,7 +17,24 @@ from serve_app.plan import plan
 from serve_app.settings import read_config, with_routers
 
 
-@click.group()
+class Commands(click.Group):
+    """Commands whose errors are one message, not a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Run the command.
+
+        Raises:
+            click.ClickException: in place of our errors and the system's.
+        """
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:  # whoever read our output has left; click ends quietly
+            raise
+        except (EmbeddingError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands)
 @click.version_option(package_name="jina-clip-serve")
 def main() -> None:
     """Serve jina-clip-v2 on Ray Serve."""
@@ -37,24 +54,19 @@ def up(
     Settings override the configuration file: model.source=jinaai/jina-clip-v2
     text.num_gpus=0.5 vision.num_gpus=0.5
     """
-    from serve_app.server import choose_ingress, describe_mode, prepare_environment, running
+    from serve_app.listening import choose_ingress, describe_mode, prepare_environment
+    from serve_app.server import running
 
     config = with_routers(read_config(path, settings), os.cpu_count() or 1)
-    ingress, reason = choose_ingress(public, config.asks_for_keys, port)
+    ingress, reason = choose_ingress(public, config, port)
     prepare_environment(ingress)
     console = Console(stderr=True)
-    console.print(reason, describe_mode(ingress))
+    console.print(f"{reason}.", describe_mode(ingress))
     if trace is not None:
-        try:
-            console.print(tracing.prepare(trace))
-        except EmbeddingError as error:
-            raise click.ClickException(str(error)) from error
+        console.print(tracing.prepare(trace))
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        try:
-            with console.status(f"Starting {config.model.source}"):
-                url = stack.enter_context(running(config, ingress))
-        except EmbeddingError as error:
-            raise click.ClickException(str(error)) from error
+        with console.status(f"Starting {config.model.source}"):
+            url = stack.enter_context(running(config, ingress))
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set handlers of its own
             signal.signal(name, signal.default_int_handler)
         from serve_app import launch  # imports Ray Serve, which has read the environment by now

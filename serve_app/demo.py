@@ -17,7 +17,8 @@ from rich.table import Table
 from deployments.config import AppConfig, RouterConfig, TextTowerConfig, VisionTowerConfig
 from serve_app import contact_sheet
 from serve_app.gallery import LANGUAGES, GalleryImage, Query, gallery_images, phrases
-from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
+from serve_app.listening import choose_ingress, free_port, prepare_environment
+from serve_app.server import running
 
 NUM_IMAGES = 60
 NUM_SHOWN = 5
@@ -42,7 +43,7 @@ class Recall:
 
 def run(output: Path, console: Console) -> None:
     """Start the service, ask once, print the matches, write the contact sheet, stop everything."""
-    ingress = Ingress("stock", LOOPBACK, free_port())
+    ingress, _ = choose_ingress(public=False, config=CONFIG, port=free_port())
     prepare_environment(ingress)
     shown, queries = choose()
     started_s = time.monotonic()

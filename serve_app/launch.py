@@ -5,10 +5,12 @@ from contextlib import suppress
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 
 # Ray Serve takes an application-level autoscaling policy in a deploy schema only, and hands that
 # schema to the controller through this client (Ray 2.60); `serve deploy` does the same by REST.
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from deployments.config import AppConfig, TowerConfig
@@ -52,11 +54,12 @@ def drain(timeout_s: float, name: str = APP_NAME) -> None:
 
     Deleting the application does not: Serve stops the towers while Routers still need them.
     """
-    router = serve.get_app_handle(name)
     end_s = time.monotonic() + timeout_s
     under_way = 1
     while under_way and time.monotonic() < end_s:
-        with suppress(TimeoutError):  # one that hangs is waited for like one that works
+        # One that hangs or is being replaced is waited for like one that works.
+        with suppress(TimeoutError, RayError, RayServeException):
+            router = serve.get_app_handle(name)
             counts = router.broadcast("drain").results(timeout_s=ANSWER_S, return_exceptions=True)
             under_way = sum(count for count in counts if isinstance(count, int))
         time.sleep(POLL_S)

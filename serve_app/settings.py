@@ -45,13 +45,44 @@ def with_routers(config: AppConfig, cores: int) -> AppConfig:
 # Any: YAML before validation.
 def _arguments(path: Path) -> dict[str, Any]:
     """Return the builder's arguments of a Serve config file, or a file that is just those."""
-    file = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(file, dict):
-        raise click.UsageError(f"{path} must hold a mapping, not {type(file).__name__}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is not text in UTF-8") from error
+    file = _mapping(_yaml(text, str(path)), str(path))
     if "applications" not in file:
         return file
-    arguments: dict[str, Any] = file["applications"][0].get("args", {})
-    return arguments
+    applications = file["applications"]
+    if not isinstance(applications, list) or len(applications) != 1:
+        raise click.UsageError(f"{path}: applications must be a list of one application")
+    application = _mapping(applications[0], f"{path}: applications[0]")
+    return _mapping(application.get("args"), f"{path}: args")
+
+
+def _yaml(text: str, place: str) -> object:
+    """Parse YAML; the message says in one line where it breaks."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise click.UsageError(f"{place} is not YAML{where}: {problem}") from error
+    except RecursionError:
+        raise click.UsageError(f"{place} is not YAML: nested too deeply") from None
+    except ValueError as error:  # a date such as 2026-13-45
+        raise click.UsageError(f"{place} is not YAML: {error}") from error
+
+
+def _mapping(value: object, place: str) -> dict[str, Any]:
+    """Return a mapping, empty for nothing; refuse anything else by its place."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{place} must hold a mapping, not {type(value).__name__}")
+    return value
 
 
 def _apply(data: dict[str, Any], setting: str) -> None:
@@ -65,4 +96,4 @@ def _apply(data: dict[str, Any], setting: str) -> None:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise click.UsageError(f"{setting!r}: {parent} is a value, not a group of settings")
-    place[last] = yaml.safe_load(value)
+    place[last] = _yaml(value, repr(setting))

@@ -16,6 +16,7 @@ MAX_LINES = 300
 # What needs neither Ray's runtime nor torch, so that its tests start nothing.
 PURE = (
     "autoscaling",
+    "checked",
     "config",
     "engine.batcher",
     "engine.call",
@@ -31,7 +32,7 @@ PURE = (
 # Packages of `deployments` by floor, lowest first: none imports one of its own floor or above.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("errors", "autoscaling"),
+    ("errors", "autoscaling", "checked"),
     ("messages", "config"),
     ("metrics",),
     ("engine", "images"),

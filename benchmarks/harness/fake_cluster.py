@@ -24,7 +24,7 @@ import yaml
 from benchmarks.harness.processes import signal_tree
 from benchmarks.harness.sampler import seconds_until
 from benchmarks.harness.servers import ROOT, new_ingress, ray_folder, stop_on_sigterm
-from serve_app.server import LOOPBACK, free_port
+from serve_app.listening import LOOPBACK, free_port
 
 HEAD_TYPE = "ray.head.default"  # the provider knows no other
 HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"

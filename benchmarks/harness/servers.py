@@ -15,14 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from deployments.config import AppConfig
-from serve_app.server import (
-    HAPROXY_PORTS,
-    LOOPBACK,
-    Ingress,
-    free_port,
-    prepare_environment,
-    running,
-)
+from serve_app.listening import HAPROXY_PORTS, LOOPBACK, Ingress, free_port, prepare_environment
+from serve_app.server import running
 from serve_app.settings import CORES_PER_ROUTER, read_config
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from deployments.config import AppConfig
 from serve_app.api import docs, openapi, rendering
 from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error, read_body
 from serve_app.api.keys import ApiKey, KeyRing
@@ -46,12 +47,12 @@ def own_router() -> "Router":
     return serve.get_replica_context().servable_object  # type: ignore[return-value]
 
 
-def http_app(
-    with_playground: bool = True,
-    router_of: Callable[[], "Router"] = own_router,
-    allow_origins: Sequence[str] = (),
-) -> Starlette:
-    """Build the routes, with or without the page at `/`, for the pages of some origins."""
+def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) -> Starlette:
+    """Build the routes, with or without the page at `/`, for pages of the origins allowed.
+
+    Raises:
+        ServiceError: the API keys cannot be read here; a Router without them does not start.
+    """
 
     def route(path: str, endpoint: Endpoint, *methods: str) -> list[Route]:
         """Give an endpoint the Router it runs in, and turn its errors into answers."""
@@ -65,9 +66,10 @@ def http_app(
         # A slash at the end is answered too: a redirect would lose the body, or TLS.
         return [Route(x, answer, methods=methods or ["GET"]) for x in (path, f"{path}/")]
 
+    origins = config.cors.allow_origins
     app = Starlette(
         routes=[
-            *(playground.routes() if with_playground else ()),
+            *(playground.routes() if config.router.playground else ()),
             *(x for path in EMBEDDINGS for x in route(path, embeddings, "POST")),
             *route("/v1/models", models),
             *(x for path, state in STATES.items() for x in route(path, state, "GET", "OPTIONS")),
@@ -75,9 +77,10 @@ def http_app(
             *docs.routes(),
         ],
         exception_handlers={HTTPException: on_error, Exception: on_error},
-        middleware=[_cors(allow_origins)] if allow_origins else [],
+        middleware=[_cors(origins)] if origins else [],
     )
     app.router.redirect_slashes = False
+    app.state.keys = KeyRing(config)
     return app
 
 
@@ -101,7 +104,7 @@ async def embeddings(request: Request, router: "Router") -> Response:
 async def _embeddings(request: Request, router: "Router") -> Response:
     served, clock = _served(router), Clock()
     with router.metrics.refusals():
-        key = _key(request, router)
+        key = _key(request)
         body = await read_body(request, router.config.router.max_body_bytes)
         with clock.part("parse"):
             asked = await call(len(body), parse, body, served, request.headers)
@@ -111,7 +114,7 @@ async def _embeddings(request: Request, router: "Router") -> Response:
             served.image_price_tokens,
             rendering.negotiate(request.headers.get("accept", "")),
         )
-    with _keys(request, router).admit(key, len(asked.items)):
+    with _keys(request).admit(key, len(asked.items)):
         answer = await router.embed(
             asked.items,
             asked.task,
@@ -138,7 +141,7 @@ async def _embeddings(request: Request, router: "Router") -> Response:
 
 async def models(request: Request, router: "Router") -> Response:
     """Answer `GET /v1/models`."""
-    _key(request, router)
+    _key(request)
     return json_response(models_of(_served(router), await router.fingerprints()))
 
 
@@ -167,21 +170,17 @@ def _served(router: "Router") -> Served:
     return Served(router.config, router.architecture)
 
 
-def _keys(request: Request, router: "Router") -> KeyRing:
-    """Return the keys of this Router, read at the first request."""
-    state = request.app.state
-    if not hasattr(state, "keys"):
-        state.keys = KeyRing(router.config)
-    keys: KeyRing = state.keys
+def _keys(request: Request) -> KeyRing:
+    keys: KeyRing = request.app.state.keys
     return keys
 
 
-def _key(request: Request, router: "Router") -> ApiKey:
+def _key(request: Request) -> ApiKey:
     """Return the key that the request carries.
 
     Raises:
         UnauthorizedError: none or an unknown one, where keys are on.
     """
-    return _keys(request, router).find(
+    return _keys(request).find(
         request.headers.get("authorization", ""), request.headers.get("api-key", "")
     )

@@ -16,7 +16,7 @@ from deployments.model.weights.source import WEIGHTS
 from serve_app.doctor import machine, published, weights
 from serve_app.doctor.finding import Finding, fails, ok
 from serve_app.doctor.memory import memory
-from serve_app.server import choose_ingress
+from serve_app.listening import choose_ingress
 from serve_app.settings import read_config
 
 FETCH_S = 20
@@ -56,7 +56,7 @@ def _examine(
         yield fails("configuration", error.message, "correct the setting that is named")
         return
     yield ok("configuration", "valid, without contradictions")
-    ingress, reason = choose_ingress(public, config.asks_for_keys, port)
+    ingress, reason = choose_ingress(public, config, port)
     yield ok("ingress", reason)
     yield from machine.ports(ingress)
     yield machine.haproxy()

@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from deployments.config import AppConfig
 from deployments.model.errors import OptionError
 from serve_app.doctor.finding import Finding, fails, ok, warning
-from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
+from serve_app.listening import Ingress, holder, needed_ports, port_is_free
+from serve_app.server import needed_gpus
 
 PACKAGES = ("jina-clip-serve", "ray", "torch", "numpy", "pillow", "tokenizers", "safetensors")
 # What a GPU is slower without, and the cost (benchmarks/README.md).
@@ -111,13 +112,13 @@ def precision(config: AppConfig) -> list[Finding]:
 def ports(ingress: Ingress) -> list[Finding]:
     """Look whether the ports are free."""
     findings = []
-    for port, purpose in needed_ports(ingress).items():
+    for host, port, purpose in needed_ports(ingress):
         topic = f"port {port} ({purpose})"
-        if port_is_free(ingress.host, port):
-            findings.append(ok(topic, f"free on {ingress.host}"))
+        if port_is_free(host, port):
+            findings.append(ok(topic, f"free on {host}"))
         else:
-            advice = f"stop what listens there (ss -ltnp 'sport = {port}'), or choose another port"
-            findings.append(fails(topic, f"taken on {ingress.host}", advice))
+            found = f"taken on {host} by {holder(port)}"
+            findings.append(fails(topic, found, "stop it, or choose another port"))
     return findings
 
 

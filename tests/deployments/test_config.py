@@ -17,6 +17,14 @@ REFUSED = {
         {"text": {"scaling": {"min_replicas": 3, "max_replicas": 2}}},
         "exceeds max_replicas",
     ),
+    "a network that is none": ({"images": {"allow_networks": ["10.0.0.1/8"]}}, "host bits"),
+    "a host with a scheme": ({"images": {"allow_hosts": ["https://a.example"]}}, "not a host"),
+    "a host with a port": ({"images": {"deny_hosts": ["a.example:80"]}}, "not a host"),
+    "a port that is none": ({"images": {"ports": [80, 70000]}}, "images.ports.1"),
+    "a folder that depends on where it starts": ({"images": {"file_roots": ["data"]}}, "\\^/"),
+    "a GPU and a half": ({"text": {"num_gpus": 1.5}}, "whole ones"),
+    "a device that is none": ({"model": {"device": "gpu"}}, "model.device"),
+    "a key that nobody can send": ({"api_keys": [" "]}, "an API key is empty"),
 }
 
 
@@ -31,6 +39,17 @@ def test_the_defaults_are_valid_and_frozen():
     """An empty configuration serves the shipped checkpoint, and cannot be changed later."""
     config = AppConfig()
     assert config.model.source == "demo"
+    AppConfig.model_validate(
+        {
+            "model": {"device": "cuda:1"},
+            "text": {"num_gpus": 2},
+            "images": {
+                "allow_networks": ["10.0.0.0/8", "fd00::/8"],
+                "allow_hosts": [".example.com", "b\u00fccher.example", "::1"],
+                "file_roots": ["/data"],
+            },
+        }
+    )
     with pytest.raises(ValidationError, match="frozen"):
         config.text = config.text
 

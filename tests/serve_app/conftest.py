@@ -15,7 +15,8 @@ from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
 from serve_app.api.served import Served
 from serve_app.gallery import FOLDER
-from serve_app.server import LOOPBACK, Ingress, free_port, prepare_environment, running
+from serve_app.listening import LOOPBACK, Ingress, free_port, prepare_environment
+from serve_app.server import running
 
 IMAGE_HOST = "127.0.0.2"  # allowed by the test's configuration; every other private address is not
 

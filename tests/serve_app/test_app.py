@@ -9,7 +9,8 @@ import yaml
 
 import serve_app
 from deployments.autoscaling import TwoTowerPolicy
-from deployments.config import AppConfig
+from deployments.config import MIB, AppConfig
+from deployments.errors import ServiceError
 
 ROOT = Path(serve_app.__file__).parents[1]
 CONFIG_FOLDER = ROOT / "serve_app" / "configs"
@@ -64,6 +65,20 @@ def test_serve_hands_the_builder_a_validated_configuration():
     with pytest.raises(ValueError, match="max_batch_tokenz"):
         call(build_app, {"text": {"max_batch_tokenz": 1}})
     call(build_app, {"text": {"max_batch_tokens": 8192}})
+
+
+def test_chunks_that_no_message_can_carry_are_refused_before_anything_starts():
+    """Over gRPC a call has a limit; by Ray's own transport it has none."""
+    from serve_app.app import require_transport
+
+    grpc = {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}
+    limit = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+    with pytest.raises(ServiceError, match=limit):
+        require_transport(AppConfig(), grpc)  # Ray Serve's own limit: 4 MiB
+    with pytest.raises(ServiceError, match="33,554,432"):
+        require_transport(AppConfig(), grpc | {limit: str(32 * MIB)})
+    require_transport(AppConfig(), grpc | {limit: str(64 * MIB)})
+    require_transport(AppConfig(), {})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

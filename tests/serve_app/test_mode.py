@@ -4,12 +4,7 @@ import os
 
 import pytest
 
-from serve_app.server import (
-    LOOPBACK,
-    Ingress,
-    describe_mode,
-    prepare_environment,
-)
+from serve_app.listening import LOOPBACK, Ingress, describe_mode, prepare_environment
 
 HAPROXY = Ingress("haproxy", LOOPBACK, 8000)
 STOCK = Ingress("stock", LOOPBACK, 8000)

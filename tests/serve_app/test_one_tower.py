@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from deployments.config import AppConfig
+from deployments.errors import ServiceError
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,17 @@ def test_a_key_of_the_file_has_its_own_limits(deploy, tmp_path):
         assert late.json()["code"] == "RATE_REQUEST_LIMIT_EXCEEDED"
         assert 0 < int(late.headers["retry-after"]) <= 30
         assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+
+
+def test_keys_that_a_router_cannot_read_end_the_deployment(service):
+    """It fails by name, where `/ready` would say yes and every request would get 500."""
+    from ray import serve
+
+    from serve_app.launch import launch
+
+    text = {"num_cpus": 0.1, "scaling": {"max_replicas": 1}}
+    settings = {"api_keys_file": "/nowhere/keys.yaml", "vision": {"enabled": False}, "text": text}
+    config = AppConfig.model_validate(settings | {"router": {"num_cpus": 0.1}})
+    with pytest.raises(ServiceError, match=r"Router: .*keys.yaml cannot be used"):
+        launch(config, "no-keys", "/no-keys")
+    serve.delete("no-keys")

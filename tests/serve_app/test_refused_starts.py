@@ -1,5 +1,6 @@
 """A configuration that cannot work ends `jina-clip-serve up` with one message, and no loop."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.server import Ingress, needed_gpus, needed_ports, port_is_free
+from serve_app.listening import Ingress, needed_ports, port_is_free
+from serve_app.server import needed_gpus
 
 PROGRAM = Path(sys.executable).parent / "jina-clip-serve"
 
@@ -51,6 +53,7 @@ def test_a_taken_port_ends_it(taken):
     found, said = up("--port", str(taken))
     assert found == 1
     assert f"port {taken} (HTTP) is taken" in said
+    assert f"process {os.getpid()}" in said.replace("\n", " ")
     assert "Traceback" not in said
 
 
@@ -80,8 +83,9 @@ def test_haproxy_needs_two_more_ports(monkeypatch):
     """Their numbers are those that Ray Serve takes from the environment."""
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "1234")
     monkeypatch.delenv("RAY_SERVE_HAPROXY_METRICS_PORT", raising=False)
-    assert list(needed_ports(Ingress("haproxy", "0.0.0.0", 80))) == [80, 1234, 9101]
-    assert list(needed_ports(Ingress("stock", "127.0.0.1", 80))) == [80]
+    ports = [(host, port) for host, port, _ in needed_ports(Ingress("haproxy", "0.0.0.0", 80))]
+    assert ports == [("0.0.0.0", 80), ("127.0.0.1", 1234), ("127.0.0.1", 9101)]
+    assert [port for _, port, _ in needed_ports(Ingress("direct", "127.0.0.1", 80))] == [80]
 
 
 def test_a_port_is_free_until_something_listens(taken):

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from benchmarks.harness.processes import descendants, is_alive, of_kind
-from serve_app.server import free_port
+from serve_app.listening import free_port
 
 SETTINGS = (
     "api_keys=[secret]",
@@ -83,7 +83,7 @@ def up() -> Iterator[Up]:
 
 def test_it_serves_through_haproxy_with_keys(up):
     """It says how it listens, wants the key, answers, and refuses too large a body."""
-    assert "HAProxy listens on every address" in up.said
+    assert "Listening on every address, through HAProxy" in up.said
     assert up.client.get("/ready").status_code == 200
     assert up.post(BODY, authorization="Bearer other").status_code == 401
     assert up.post(BODY).status_code == 200

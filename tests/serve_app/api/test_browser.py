@@ -54,7 +54,8 @@ class StandIn:
 def api(origins: Sequence[str]) -> Iterator[str]:
     """The API for pages of these origins; yields its URL."""
     router: Any = StandIn()
-    app = http_app(router_of=lambda: router, allow_origins=origins)
+    config = AppConfig.model_validate({"cors": {"allow_origins": origins}})
+    app = http_app(config, lambda: router)
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from serve_app.api import docs, openapi
-from serve_app.server import LOOPBACK, free_port
+from serve_app.listening import LOOPBACK, free_port
 
 PREFIX = "/clip"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

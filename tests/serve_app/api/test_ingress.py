@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from deployments.config import AppConfig
-from deployments.errors import OverloadedError, RequestError
+from deployments.errors import OverloadedError, RequestError, ServiceError
 from deployments.messages import Embeddings, TextItem, Timings, Usage
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
@@ -80,7 +80,7 @@ def router(config: AppConfig) -> StandIn:
 
 @pytest.fixture
 def client(router: StandIn) -> Iterator[TestClient]:
-    with TestClient(ingress.http_app(router_of=lambda: router)) as client:
+    with TestClient(ingress.http_app(router.config, lambda: router)) as client:
         yield client
 
 
@@ -168,7 +168,8 @@ def test_models_and_unknown_paths_are_json(client):
 def test_the_playground_can_be_left_out(router):
     """`/` is there by default only."""
     for with_playground, status in ((True, 200), (False, 404)):
-        app = ingress.http_app(with_playground, lambda: router)
+        config = AppConfig.model_validate({"router": {"playground": with_playground}})
+        app = ingress.http_app(config, lambda: router)
         with TestClient(app) as client:
             assert client.get("/").status_code == status
 
@@ -220,12 +221,8 @@ class TestOrigins:
 
     def test_a_page_of_an_allowed_origin_may_call(self, router):
         """The preflight, the answer with its headers, errors too; another origin still may not."""
-        app = ingress.http_app(
-            router_of=lambda: router,
-            allow_origins=AppConfig(
-                cors={"allow_origins": ["https://app.example"]}
-            ).cors.allow_origins,
-        )
+        config = AppConfig(cors={"allow_origins": ["https://app.example"]})
+        app = ingress.http_app(config, lambda: router)
         with TestClient(app) as client:
             asked = client.options("/v1/embeddings", headers=self.PREFLIGHT)
             assert asked.status_code == 200
@@ -243,6 +240,15 @@ class TestOrigins:
         """An origin has a scheme and no path; otherwise no browser's header would be equal."""
         with pytest.raises(ValidationError):
             AppConfig(cors={"allow_origins": [origin]})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"api_keys_file": "/nowhere/keys.yaml"}, {"api_keys_variable": "NOT_SET_ANYWHERE"}]
+)
+def test_a_router_that_cannot_read_its_keys_does_not_start(router, settings):
+    """It would refuse every request, while `/ready` said yes."""
+    with pytest.raises(ServiceError, match=r"keys.yaml|NOT_SET_ANYWHERE"):
+        ingress.http_app(AppConfig.model_validate(settings), lambda: router)
 
 
 class TestKeys:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from serve_app.gallery import FOLDER
-from serve_app.server import free_port
+from serve_app.listening import free_port
 
 ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent

@@ -34,8 +34,8 @@ from serve_app.api import rendering
 from serve_app.api.exchange import Clock, json_response, on_error, read_body
 from serve_app.api.request import EmbeddingRequest, parse
 from serve_app.api.served import Served, models_of
+from serve_app.listening import LOOPBACK, free_port
 from serve_app.playground import routes as playground
-from serve_app.server import LOOPBACK, free_port
 
 PREFIX = "/clip"
 SLOW = b"slow"  # requests with this word take a while

@@ -1,0 +1,47 @@
+"""Types of configuration values that can be wrong in more ways than by their kind or range."""
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+HOST = re.compile(r"[^\s/:@?#\[\]]+")
+
+
+def _network(text: str) -> str:
+    ip_network(text)  # its message names the value and what is wrong with it
+    return text
+
+
+def _host(name: str) -> str:
+    if not HOST.fullmatch(name.strip(".")):
+        try:
+            ip_address(name)
+        except ValueError:
+            message = f"{name!r} is not a host; write it as in example.com"
+            raise ValueError(message) from None
+    return name
+
+
+def _whole_above_one(number: float) -> float:
+    if number > 1 and not number.is_integer():
+        raise ValueError(f"{number:g} GPUs: Ray gives a part of one GPU, or whole ones")
+    return number
+
+
+def _key(key: SecretStr) -> SecretStr:
+    if not key.get_secret_value().strip():
+        raise ValueError("an API key is empty")
+    return key
+
+
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Folder = Annotated[str, Field(pattern="^/")]
+"""An absolute path: replicas start in folders of Ray's own."""
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
+Host = Annotated[str, AfterValidator(_host)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
+Network = Annotated[str, AfterValidator(_network)]
+"""In CIDR form."""
+Port = Annotated[int, Field(ge=1, le=65_535)]
