@@ -132,9 +132,9 @@ class Batcher(Generic[T, R]):
 
     async def _nearly_done(self, running: "asyncio.Task[None]", cost: int) -> None:
         """Return when a batch that has the device to itself has `lead_s` left, or has ended."""
-        cost_per_s = self.watchdog.cost_per_s()
-        left_s = cost / cost_per_s - self._lead_s if cost_per_s else None
-        await asyncio.wait((running,), timeout=None if left_s is None else max(left_s, 0))
+        expected_s = self.watchdog.expected_s(cost)
+        left_s = None if expected_s is None else max(expected_s - self._lead_s, 0)
+        await asyncio.wait((running,), timeout=left_s)
 
     def _expire(self) -> None:
         """Refuse what waits too long to be done in time, at the pace of the last batches."""

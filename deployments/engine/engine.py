@@ -37,7 +37,7 @@ Results = list[Row | Exception]
 
 # On an H200 this gave 7% more calls than handing the next batch over after the last; other leads
 # were not tried (benchmarks/README.md).
-LEAD_S = 0.006
+LEAD_S = 0.010
 
 logger = logging.getLogger("ray.serve")
 

@@ -9,7 +9,8 @@ for ever; one above the whole budget goes alone. The room that is left is filled
   its own turn. The credit is at most one batch, or bulk's oldest item where that is larger.
 - small: interactive items of calls up to 1/16 of a batch. Where other work waits they have every
   second turn, for up to a quarter of a batch and with nothing else in it: a query waits for one
-  batch of documents at most, and is not computed with them.
+  batch of documents at most, and is not computed with them. Where more of them wait than that, the
+  batch is a full one.
 - interactive: has all other turns.
 """
 
@@ -91,6 +92,9 @@ class WorkQueue(Generic[T, R]):
         turn, paid = self._turn(), 0
         if turn == "small":
             self._fill(batch, self._small, max(1, self.max_cost // SMALL_TURN_PART))
+            # Calls on both sides of the bound, all alike, would make every second batch small.
+            for line in (self._small, self._large, self._bulk) if self._small else ():
+                self._fill(batch, line, self.max_cost)
         else:
             if turn == "bulk":
                 self._fill(batch, self._bulk, min(self._bulk_credit, self.max_cost))

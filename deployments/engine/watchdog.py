@@ -9,6 +9,7 @@ FIRST_BATCH_S = 120.0  # before any batch has ended: compilation and cold caches
 LEAST_S = 5.0
 PATIENCE = 20.0  # times the slowest pace seen of late
 BACK_TO_BACK_S = 0.005  # between two batches of which the second had been waiting
+LATEST_SHARE = 0.25  # of the latest batch in the mean pace of its size
 
 
 Batch = tuple[float, int]  # begin, cost
@@ -24,6 +25,7 @@ class Watchdog:
         self._clock = clock
         self._batches: deque[tuple[float, float, int]] = deque()  # end, seconds, cost
         self._busy: deque[tuple[float, float, int]] = deque()  # those that followed on another
+        self._pace: dict[int, float] = {}  # seconds per cost, by power of 2 of a batch's cost
         self._last_end_s = -WINDOW_S
         self._running: list[Batch] = []
         self._proven = False
@@ -45,6 +47,9 @@ class Watchdog:
         if done:
             ended = (now, seconds, cost)
             self._batches.append(ended)
+            size, pace = cost.bit_length(), seconds / max(cost, 1)
+            mean = self._pace.setdefault(size, pace)
+            self._pace[size] = mean + LATEST_SHARE * (pace - mean)
             if begin - self._last_end_s <= BACK_TO_BACK_S:
                 self._busy.append(ended)
             self._proven = True
@@ -65,6 +70,15 @@ class Watchdog:
         self._forget(self._clock())
         busy_s = sum(seconds for _, seconds, _ in self._busy)
         return sum(cost for _, _, cost in self._busy) / busy_s if busy_s > 0 else 0.0
+
+    def expected_s(self, cost: int) -> float | None:
+        """Return how long the device takes for a batch, from the last of its size, if any.
+
+        Gaps between batches do not count: with them, a device that is handed its batches late
+        would seem slow, and be handed the next ones later still.
+        """
+        pace = self._pace.get(cost.bit_length())
+        return None if pace is None else pace * cost
 
     def check(self) -> None:
         """Raise RuntimeError if the running batch takes far longer than others did."""

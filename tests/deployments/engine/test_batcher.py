@@ -185,7 +185,7 @@ async def busy_gpu(lead_s: float) -> tuple[Gpu, Batcher[int, int], list[asyncio.
     """A batcher that takes a batch to last 0.1 s, and has three to run."""
     gpu = Gpu()
     batcher: Batcher[int, int] = Batcher(gpu.run, 10, 10, lead_s=lead_s)
-    batcher.watchdog.cost_per_s = lambda: 100.0  # type: ignore[method-assign]
+    batcher.watchdog.expected_s = lambda _: 0.1  # type: ignore[method-assign]
     calls = [asyncio.create_task(batcher.submit([n], [10])) for n in range(3)]
     await settle()
     return gpu, batcher, calls

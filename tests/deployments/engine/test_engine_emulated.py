@@ -13,6 +13,7 @@ from deployments.engine.engine import TowerEngine
 from deployments.engine.inputs import ImageInputs, TextInputs
 from deployments.engine.start import start
 from deployments.messages import ImageChunk, Terms, TextChunk
+from deployments.model.pictures.seeing import AS_SERVED
 from deployments.model.towers.linear import Linear
 from deployments.model.weights.fingerprint import tower_digest
 from deployments.model.weights.source import DEMO, WEIGHTS
@@ -216,4 +217,5 @@ def test_replicas_whose_kernels_took_other_times_have_one_fingerprint(gpu, times
     engine = engine_of("vision")
     assert engine.model.choices["vision_attention"] == "cudnn"
     shown = {"implementation": "native", "dtype": "bfloat16", "image_decode": "gpu"}
+    shown["seeing"] = repr(AS_SERVED)
     assert engine.fingerprint == tower_digest(DEMO / WEIGHTS, shown)

@@ -100,3 +100,19 @@ def test_a_batch_that_failed_is_no_throughput():
     for _ in range(2):
         batch(watchdog, clock, 100, 0.5)
     assert watchdog.cost_per_s() == pytest.approx(200)
+
+
+def test_a_batch_is_expected_to_take_as_long_as_the_last_of_its_size():
+    """Whatever lay between them; nothing is expected of a size that never ran."""
+    clock = Clock()
+    watchdog = Watchdog(clock)
+    assert watchdog.expected_s(100) is None
+    for _ in range(40):
+        batch(watchdog, clock, 100, 0.5)
+        batch(watchdog, clock, 1, 0.1)
+        clock.now += 0.02  # the next one was late
+    assert watchdog.cost_per_s() > 0
+    assert watchdog.expected_s(100) == pytest.approx(0.5)
+    assert watchdog.expected_s(80) == pytest.approx(0.4)
+    assert watchdog.expected_s(1) == pytest.approx(0.1)
+    assert watchdog.expected_s(1000) is None
