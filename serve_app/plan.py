@@ -37,6 +37,8 @@ def plan(
     Prints replicas over time, GPU-hours, delays and refusals for this product's policy, for Ray's
     request-count policy and for a planner that knows the future.
     """
+    if chart is not None and not chart.parent.is_dir():  # before a simulation of minutes
+        raise click.UsageError(f"--plot {chart}: there is no folder {chart.parent}")
     router = RouterConfig()
     options = planner.PlanOptions(
         trace=trace,

@@ -1,6 +1,7 @@
 """One Ray, one running service for the whole test session."""
 
 import http.server
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -81,6 +82,16 @@ def service(image_server: str) -> Iterator[Service]:
     prepare_environment(ingress)
     with running(config, ingress) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Service(url, config, client, lambda name: f"{image_server}/{name}")
+
+
+@pytest.fixture(autouse=True)
+def settings_of_one_test() -> Iterator[None]:
+    """Take back what a test sets for Ray Serve: a range of one port is no good for two Routers."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_a_key_of_the_file_has_its_own_limits(deploy, tmp_path):
         late = ask(["a"])
         assert late.json()["code"] == "RATE_REQUEST_LIMIT_EXCEEDED"
         assert 0 < int(late.headers["retry-after"]) <= 30
-        assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+        assert client.get("/openapi.json").json()["security"] == [{"key": []}, {"azure": []}]
 
 
 def test_keys_that_a_router_cannot_read_end_the_deployment(service):

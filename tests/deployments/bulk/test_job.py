@@ -14,7 +14,7 @@ from deployments.bulk import TooManyErrorsError, embed, estimate, prepare
 from deployments.bulk.options import EmbedOptions
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
-from serve_app.bulk import bulk
+from serve_app.cli import main
 
 LONG = "x " * 9000
 TEXTS = ["dup", "dup", "", None, "\u732b\u2728", "caf\u00e9 \U0001f600", LONG, "last"] * 2
@@ -69,7 +69,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, inputs: Any) -> Path:
 def command(*arguments: object, source: Path) -> Any:
     """Run the command line."""
     settings = [f"model.source={source}", *SMALL]
-    return CliRunner().invoke(bulk, [*map(str, arguments), *settings])
+    return CliRunner().invoke(main, ["bulk", *map(str, arguments), *settings])
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError
+from deployments.model.pictures.seeing import AS_SERVED
 from deployments.model.runtime import warmup
 from deployments.model.runtime.graphs import GRAPH_IMAGES, text_shapes
 from deployments.model.towers.packing import GraphShape
@@ -52,6 +53,7 @@ def test_a_gpu_is_used_as_it_should_be(warm):
         "dtype": "bfloat16",
         "compile": "on",
         "image_decode": "gpu",
+        "seeing": repr(AS_SERVED),
         "text_attention": "varlen",
         "vision_attention": "cudnn",
     }
