@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.harness import paced, report
-from benchmarks.harness.callers import send, send_counting
+from benchmarks.harness.callers import measure
 from benchmarks.harness.servers import Proxy, service
 from deployments.config import AppConfig
 
@@ -24,28 +24,15 @@ MIXES = (
     "128 texts of 60 words",
     "8 images",
 )
-SHARES = (0.5, 0.8)  # of the closed loop's rate, offered in the open loop
 CONFIG = {"model": {"device": "cpu"}, "text": {"num_cpus": 1}, "vision": {"num_cpus": 1}}
 IN_FRONT = ("Router", "haproxy", "proxy")
 
 
-def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
-    """Ask for one mix: one caller, many callers, then open loops."""
-    send(url, mix, min(2, seconds), "--callers", str(callers))
-    one = send(url, mix, seconds)
-    many, cpu_ms = send_counting(url, mix, seconds, "--callers", str(callers))
-    rates = {}
-    for share in SHARES:
-        rate = max(0.5, share * many["requests_per_s"])
-        rates[share] = send(url, mix, seconds, "--rate", f"{rate:.2f}")
+def cores_in_front_per_gpu(measured: dict[str, Any]) -> float:
+    """Return how many cores the Routers and the proxy take for each GPU."""
+    cpu_ms = measured["cpu_ms_per_request"]
     in_front_ms = sum(cpu_ms.get(kind, 0.0) for kind in IN_FRONT)
-    return {
-        "one caller": one,
-        "many callers": many,
-        "cpu_ms_per_request": {kind: round(ms, 3) for kind, ms in sorted(cpu_ms.items()) if ms},
-        "open loop": rates,
-        "cores_in_front_per_gpu": round(in_front_ms / 1e3 * gpu_requests_per_s(many), 2),
-    }
+    return round(in_front_ms / 1e3 * gpu_requests_per_s(measured["many callers"]), 2)
 
 
 def gpu_requests_per_s(many: dict[str, Any]) -> float:
@@ -65,7 +52,9 @@ def compare(mixes: Sequence[str], proxy: Proxy, seconds: float, callers: int) ->
         service(AppConfig.model_validate(CONFIG), proxy) as url,
     ):
         for mix in mixes:
-            results[mix] = measure(url, mix, seconds, callers)
+            measured = measure(url, mix, seconds, callers)
+            cores = cores_in_front_per_gpu(measured)
+            results[mix] = measured | {"cores_in_front_per_gpu": cores}
             report.progress(f"{mix} {results[mix]}")
     return results
 

@@ -18,31 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import report
-from benchmarks.harness.callers import send, send_counting
+from benchmarks.harness.callers import measure
 from benchmarks.harness.random_checkpoint import checkpoint
 from benchmarks.harness.servers import Setup, baseline_server, service
 
 MIXES = ("query", "32 texts", "128 texts", "1 image", "8 images", "16 texts + 4 images")
-SHARES = (0.5, 0.8, 1.1)  # of the closed loop's rate, offered in the open loop
-
-
-def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
-    """Ask one server for one mix: one caller, many callers, then growing rates."""
-    send(url, mix, min(2, seconds), "--callers", str(callers))
-    one = send(url, mix, seconds)
-    many, cpu_ms = send_counting(url, mix, seconds, "--callers", str(callers))
-    rates = {}
-    for share in SHARES:
-        rate = max(0.5, share * many["requests_per_s"])
-        rates[share] = send(url, mix, seconds, "--rate", f"{rate:.2f}")
-    return {
-        "one caller": one,
-        "many callers": many,
-        "cpu_ms_per_request": {
-            kind: round(spent, 2) for kind, spent in sorted(cpu_ms.items()) if spent
-        },
-        "open loop": rates,
-    }
 
 
 def direct(setup: Setup, mix: str, seconds: float) -> float:

@@ -6,7 +6,7 @@ serve_app/configs/monitoring/metrics.md is the table of them all.
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from deployments.errors import DeadlineError, OverloadedError
-from deployments.messages import Timings, Usage
+from deployments.messages import Embeddings
 from deployments.model.errors import InputError
 
 PREFIX = "jina_clip_"
@@ -101,10 +101,12 @@ class Tally:
     failed: int = 0
     stages_ms: Mapping[str, float] = field(default_factory=dict)
 
-    def note(self, usage: Usage, failures: Sized, timings: Timings) -> None:
+    def note(self, answer: Embeddings) -> None:
         """Take the numbers of an answered request."""
-        self.tokens, self.images, self.failed = usage.text_tokens, usage.images, len(failures)
-        stages = {name.removesuffix("_ms"): spent for name, spent in asdict(timings).items()}
+        self.tokens, self.images = answer.usage.text_tokens, answer.usage.images
+        self.failed = len(answer.failures)
+        timings = asdict(answer.timings)
+        stages = {name.removesuffix("_ms"): spent for name, spent in timings.items()}
         self.stages_ms = {name: spent for name, spent in stages.items() if spent}
 
 

@@ -176,17 +176,16 @@ class Router:
             answered_by = self._made_by(requests)
             refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
             rows, failures = self._merge(len(parsed), prepared, requests)
-            usage = Usage(sum(map(len, prepared.token_ids.values())), len(prepared.images))
-            timings = _timings(prepared, requests, towers_ms)
-            tally.note(usage, failures, timings)
-        return Embeddings(
-            finish(rows, dimensions, normalized),
-            usage,
-            failures,
-            timings,
-            " ".join(f"{name}:{digest}" for name, digest in answered_by),
-            tuple(sorted(replica for request in requests for replica in request.replicas)),
-        )
+            answer = Embeddings(
+                finish(rows, dimensions, normalized),
+                Usage(sum(map(len, prepared.token_ids.values())), len(prepared.images)),
+                failures,
+                _timings(prepared, requests, towers_ms),
+                " ".join(f"{name}:{digest}" for name, digest in answered_by),
+                tuple(sorted(replica for request in requests for replica in request.replicas)),
+            )
+            tally.note(answer)
+        return answer
 
     async def fingerprints(self) -> dict[str, str]:
         """Return what the rows of each tower depend on besides the items, by tower.

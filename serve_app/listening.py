@@ -8,11 +8,13 @@ import importlib.util
 import os
 import socket
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import psutil
 
 from deployments.config import MIB, AppConfig
 from serve_app.haproxy import BINARY_VARIABLE, HOST_VARIABLE
@@ -177,24 +179,13 @@ def port_is_free(host: str, port: int) -> bool:
 
 def holder(port: int) -> str:
     """Return the process that listens on a port, as far as this user may see it."""
-    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
-    for handle in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # it has ended, or is another user's
-            if str(handle.readlink()) in sockets:
-                process = handle.parents[1]
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                return f"process {process.name} ({command.strip()[:80]})"
+    with suppress(psutil.Error):  # it has just ended, or the system tells its owner only
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            if listens and connection.pid is not None:
+                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return f"process {connection.pid} ({command[:80]})"
     return "a process that this user cannot see"
-
-
-def _listening(port: int) -> Iterator[str]:
-    """Yield the inodes of the sockets that listen on a port."""
-    for name in ("tcp", "tcp6"):
-        with suppress(OSError):  # not Linux
-            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield fields[9]
 
 
 def free_port() -> int:

@@ -14,6 +14,8 @@ from benchmarks.harness import outcomes
 from benchmarks.harness.outcomes import Outcome
 from benchmarks.harness.processes import cpu_s
 
+SHARES = (0.5, 0.8, 1.1)  # of the closed loop's rate, offered in the open loop
+
 
 def command(url: str, mixes: Sequence[str], seconds: float, *options: str) -> list[str]:
     """Return the generator's command."""
@@ -40,6 +42,25 @@ def send_counting(
     requests = max(1, sum(result["outcomes"].values()))
     kinds = before.keys() & after.keys()
     return result, {kind: 1e3 * (after[kind] - before[kind]) / requests for kind in kinds}
+
+
+def measure(url: str, mix: str, seconds: float, callers: int) -> dict[str, Any]:
+    """Ask one server for one mix: one caller, many callers, then growing rates."""
+    send(url, mix, min(2, seconds), "--callers", str(callers))
+    one = send(url, mix, seconds)
+    many, cpu_ms = send_counting(url, mix, seconds, "--callers", str(callers))
+    rates = {}
+    for share in SHARES:
+        rate = max(0.5, share * many["requests_per_s"])
+        rates[share] = send(url, mix, seconds, "--rate", f"{rate:.2f}")
+    return {
+        "one caller": one,
+        "many callers": many,
+        "cpu_ms_per_request": {
+            kind: round(spent, 2) for kind, spent in sorted(cpu_ms.items()) if spent
+        },
+        "open loop": rates,
+    }
 
 
 def ask(url: str, mix: str, seconds: float, *options: str) -> list[Outcome]:

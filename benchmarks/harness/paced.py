@@ -3,8 +3,10 @@
 What stands between the socket and the device can be measured with them on a machine without a GPU.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -15,7 +17,7 @@ import numpy as np
 
 from deployments.config import AppConfig
 from deployments.engine import engine
-from deployments.engine.device import Device
+from deployments.engine.device import SWITCH_INTERVAL_S, Device
 from deployments.engine.self_check import SelfCheck
 from deployments.model.architecture import Architecture
 from deployments.model.output import Rows
@@ -63,6 +65,10 @@ class PacedModel:
         folder = find(config.model.source, config.model.revision, TOKENIZER_FILES)
         self.width = Architecture.read(folder).width
         self.choices = {"implementation": "native", "device": "cuda"}
+        self.timely = {
+            "text": config.text.max_batch_tokens,
+            "vision": config.vision.max_batch_images,
+        }
         self._free_s = 0.0
         self._lock = Lock()
 
@@ -99,7 +105,9 @@ class PacedDevice(Device):
 
     def __init__(self, _name: str) -> None:
         super().__init__("cpu")
-        self.as_gpu()
+        self.is_cpu = False
+        self._collector = ThreadPoolExecutor(1, thread_name_prefix="collect")
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 @contextmanager

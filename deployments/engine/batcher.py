@@ -138,6 +138,8 @@ class Batcher(Generic[T, R]):
 
     def _expire(self) -> None:
         """Refuse what waits too long to be done in time, at the pace of the last batches."""
+        if self.queue.waiting_cost <= self.queue.max_cost:  # the pace is a sum over many batches
+            return
         cost_per_s = self.watchdog.cost_per_s()
         if cost_per_s > 0:
             for entry in self.queue.expire(self._clock(), cost_per_s):

@@ -40,15 +40,10 @@ class Device:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._collector = self._thread
         if not self.is_cpu:
-            self.as_gpu()
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
+            self._collector = ThreadPoolExecutor(1, thread_name_prefix="collect")
         self._fault: str | None = None
         self._trimmed_s = time.monotonic()
-
-    def as_gpu(self) -> None:
-        """Let results be waited for in another thread, while this one launches more."""
-        self.is_cpu = False
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._collector = ThreadPoolExecutor(1, thread_name_prefix="collect")
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function on the device's thread.

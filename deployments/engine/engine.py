@@ -35,8 +35,8 @@ T = TypeVar("T")
 A = TypeVar("A")
 Results = list[Row | Exception]
 
-# What the host does for a batch in a busy replica takes up to so long. With 6 ms an engine alone
-# did 7% more calls than with none; other leads were not tried (benchmarks/README.md).
+# With 6 ms an engine alone did 7% more calls on an H200 than with none (benchmarks/README.md). In a
+# service launching takes longer; what another lead gives there was not measured by itself.
 LEAD_S = 0.010
 
 logger = logging.getLogger("ray.serve")

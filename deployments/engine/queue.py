@@ -25,7 +25,7 @@ R = TypeVar("R")
 Turn = Literal["small", "interactive", "bulk"]
 
 SMALL_PART = 16  # a call up to a sixteenth of a batch is small
-SMALL_TURN_PART = 4  # a batch of small items alone is up to a quarter of a full one
+SMALL_TURN_PART = 4  # where no more small items wait, they have a batch to themselves
 # Items that do not fit, passed over before a batch is closed. In a simulation of texts of 500 to
 # 8,192 tokens batches were 5% (budget 2,048) and 12% (16,384) fuller than with 1.
 LOOK_AHEAD = 64

@@ -34,7 +34,8 @@ MAX_BATCH_TOKENS = 16384
 MAX_BATCH_SEQUENCES = 512
 MAX_BATCH_IMAGES = 32
 
-FINGERPRINTED = ("implementation", "dtype", "image_decode", "seeing")
+FINGERPRINTED = ("implementation", "dtype")
+FINGERPRINTED_IMAGES = ("image_decode", "seeing")  # where the vision tower is loaded
 
 TowerName = Literal["text", "vision"]
 Implementation = Literal["native", "reference"]
@@ -49,7 +50,7 @@ class ClipModel:
         choices: what was chosen for each option.
         timely: by tower, the tokens or images of a batch that takes about 100 ms on a GPU, the
             warmed-up budget at most; empty before a warm-up.
-        fingerprint: a digest of what rows depend on: the weights and `FINGERPRINTED` choices. Two
+        fingerprint: a digest of what rows depend on: the weights and the choices named above. Two
             kernels give rows that differ by roundings only, as two batches do.
     """
 
@@ -67,7 +68,8 @@ class ClipModel:
         self.tokenizer = TextTokenizer(checkpoint.folder, arch.text)
         runners = {"text": text, "vision": vision}
         self.choices = choices | {f"{k}_attention": x.attention for k, x in runners.items() if x}
-        shown = {name: choices[name] for name in FINGERPRINTED}
+        names = FINGERPRINTED + (FINGERPRINTED_IMAGES if vision is not None else ())
+        shown = {name: choices[name] for name in names}
         self.fingerprint = tower_digest(checkpoint.folder / WEIGHTS, shown)
         self.timely: dict[TowerName, int] = {}
         self._device = device
@@ -245,11 +247,11 @@ class ClipModel:
         start_s, arch, device = time.perf_counter(), self.architecture, self._device
         text, vision = self._text, self._vision
         budget = max_batch_tokens, max_batch_sequences
-        bytes_, tokens = warm_text(text, arch.text, device, *budget) if text else (0, 0)
+        text_bytes, tokens = warm_text(text, arch.text, device, *budget) if text else (0, 0)
         images_bytes, images = (
             warm_vision(vision, arch.vision, device, max_batch_images) if vision else (0, 0)
         )
-        report = WarmUp(time.perf_counter() - start_s, bytes_, images_bytes, tokens, images)
+        report = WarmUp(time.perf_counter() - start_s, text_bytes, images_bytes, tokens, images)
         self.timely = {"text": tokens, "vision": images}
         logger.info("warmed up: %s, %s", self.choices, report)
         return report

@@ -99,7 +99,7 @@ class TextTokenizer:
         # A text that is refused is not tokenised; an empty one stands in for it.
         good = ["" if fault else text for text, fault in zip(texts, faults, strict=True)]
         rows = self._words.encode([prefix + text for text in good])
-        (head,) = self._words.encode([prefix.rstrip()])
+        (head,) = self._words.encode([prefix.rstrip()]) if truncate == "start" else (b"",)
         return [
             fault or self._row(ids, limit, truncate, head)
             for fault, ids in zip(faults, rows, strict=True)

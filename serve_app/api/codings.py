@@ -5,7 +5,7 @@ What comes out is counted while it is made, so that a few bytes cannot become ma
 
 import importlib.util
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from deployments.errors import BodyTooLargeError, RequestError, UnsupportedCodingError
 
@@ -23,7 +23,7 @@ def codings_of(header: str) -> list[str]:
     names = [name.strip().lower() for name in header.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     for name in names:
-        if name not in readers():
+        if name not in READERS:
             raise UnsupportedCodingError(
                 f"the body's Content-Encoding is {name[:32]!r}; send {', '.join(taken())}, or the "
                 "body as it is"
@@ -44,7 +44,7 @@ def decoded(body: bytes, codings: list[str], max_bytes: int) -> bytes:
     """
     for name in codings:
         try:
-            body = readers()[name](body, max_bytes)
+            body = READERS[name](body, max_bytes)
         except (zlib.error, OSError) as error:
             raise RequestError(f"the body cannot be read as {name}: {error}") from None
     return body
@@ -52,12 +52,7 @@ def decoded(body: bytes, codings: list[str], max_bytes: int) -> bytes:
 
 def taken() -> tuple[str, ...]:
     """Return the codings that are read here."""
-    return ("gzip", "deflate", "zstd") if "zstd" in readers() else ("gzip", "deflate")
-
-
-def readers() -> Mapping[str, Callable[[bytes, int], bytes]]:
-    """Return how each coding is read."""
-    return READERS if importlib.util.find_spec("pyarrow") else PLAIN_READERS
+    return tuple(name for name in READERS if name != "x-gzip")
 
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
@@ -111,5 +106,7 @@ def _check(data: bytes, max_bytes: int) -> bytes:
     return data
 
 
-PLAIN_READERS = {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _deflate}
-READERS = PLAIN_READERS | {"zstd": _unzstd}
+Reader = Callable[[bytes, int], bytes]
+READERS: dict[str, Reader] = {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _deflate}
+if importlib.util.find_spec("pyarrow"):
+    READERS["zstd"] = _unzstd

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.listening import Ingress, needed_ports, port_is_free
+from serve_app.listening import Ingress, free_port, holder, needed_ports, port_is_free
 from serve_app.server import needed_gpus
 
 PROGRAM = Path(sys.executable).parent / "jina-clip-serve"
@@ -103,3 +103,9 @@ def test_the_gpus_of_the_first_replicas_are_counted():
     assert needed_gpus(AppConfig.model_validate(towers)) == 2.5
     towers["vision"]["scaling"] = scaling
     assert needed_gpus(AppConfig.model_validate(towers)) == 3.5
+
+
+def test_the_holder_of_a_port_is_named(taken):
+    """By its number and command; where nothing listens, nobody is."""
+    assert f"process {os.getpid()} (" in holder(taken)
+    assert "cannot see" in holder(free_port())

@@ -7,6 +7,7 @@ from PIL import Image
 
 from deployments.model import ClipModel
 from deployments.model.errors import OptionError, TextTooLongError
+from deployments.model.pictures.seeing import Seeing
 
 TASK = "retrieval.query"
 PREFIX = "Represent the query for retrieving evidence documents: "
@@ -201,4 +202,14 @@ def test_the_fingerprint_is_that_of_the_rows_not_of_the_kernel_that_made_them():
     assert ClipModel.load(towers=towers, compile="on").fingerprint == plain.fingerprint
     others = [ClipModel.load(towers=towers, dtype="bfloat16")]
     others.append(ClipModel.load(towers=towers, image_decode="draft"))
-    assert len({plain.fingerprint, *(model.fingerprint for model in others)}) == 3
+    others.append(ClipModel.load(towers=towers, seeing=Seeing(exif=True)))
+    assert len({plain.fingerprint, *(model.fingerprint for model in others)}) == 4
+
+
+def test_how_images_are_read_leaves_the_text_towers_fingerprint():
+    """Rows of texts may be kept whatever is done with images; another precision changes it."""
+    towers = ("text",)
+    plain = ClipModel.load(towers=towers)
+    seen = ClipModel.load(towers=towers, image_decode="draft", seeing=Seeing(exif=True))
+    assert seen.fingerprint == plain.fingerprint
+    assert ClipModel.load(towers=towers, dtype="bfloat16").fingerprint != plain.fingerprint

@@ -71,6 +71,23 @@ def test_truncation_keeps_the_start_and_ends_the_text(tokenizer, limit) -> None:
     assert cut == (whole if limit == 11 else [*whole[: limit - 1], END])
 
 
+@pytest.mark.parametrize("task", [None, TASK])
+def test_truncation_at_the_start_keeps_the_prefix_and_the_end(tokenizer, task) -> None:
+    """The same row by text and by token ids; a text within the limit is not touched."""
+    text = "one two three four five six seven eight nine ten"
+    ids = tokenizer.encode([text])[0].tolist()[1:-1]
+    prefix = tokenizer.encode([PREFIX.rstrip() if task else ""])[0].tolist()[1:-1]
+    limit = len(prefix) + 2 + 4
+    expected = [START, *prefix, *ids[-4:], END]
+    options = {"task": task, "max_length": limit, "truncate": "start"}
+    assert tokenizer.encode([text], **options)[0].tolist() == expected
+    assert tokenizer.wrap_each([ids], **options)[0].tolist() == expected
+    at_the_end = tokenizer.encode([text], task, limit, truncate=True)[0].tolist()
+    assert at_the_end != expected
+    whole = tokenizer.encode([text], task)[0].tolist()
+    assert tokenizer.encode([text], task, len(whole), truncate="start")[0].tolist() == whole
+
+
 def test_the_query_task_prepends_its_prefix(tokenizer) -> None:
     """The ids are those of the prefix and the text written together."""
     by_task = tokenizer.encode(["red apple", ""], task=TASK)
