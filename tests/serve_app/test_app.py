@@ -9,7 +9,8 @@ import yaml
 
 import serve_app
 from deployments.autoscaling import TwoTowerPolicy
-from deployments.config import MIB, AppConfig
+from deployments.checked import MIB
+from deployments.config import AppConfig
 from deployments.errors import ServiceError
 
 ROOT = Path(serve_app.__file__).parents[1]
