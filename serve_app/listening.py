@@ -181,7 +181,7 @@ def holder(port: int) -> str:
     """Return the process that listens on a port, as far as this user may see it."""
     with suppress(psutil.Error):  # it has just ended, or the system tells its owner only
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            listens = connection.status == psutil.CONN_LISTEN and port in connection.laddr
             if listens and connection.pid is not None:
                 command = " ".join(psutil.Process(connection.pid).cmdline())
                 return f"process {connection.pid} ({command[:80]})"
