@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks.harness.processes import descendants, is_alive, of_kind
 from serve_app.listening import free_port
+from tests.serve_app.second_network import needs_namespaces, network, seen_from
 
 SETTINGS = (
     "api_keys=[secret]",
@@ -123,6 +125,31 @@ def test_a_refusal_is_a_line_of_json_with_the_requests_id_and_nothing_of_its_tex
         assert sent not in everything
 
 
+@needs_namespaces
+def test_another_machine_gets_http_and_numbers_and_nothing_else(up, tmp_path):
+    """Without Ray's token nobody joins, calls a replica or has a pickle read; with it they do."""
+    http_port = up.client.base_url.port
+    ours = ports_below(up.process.pid)
+    token = (Path.home() / ".ray" / "auth_token").read_text()
+    with network() as name:
+        outside = {port: seen for port, seen in seen_from(name, tmp_path).items() if port in ours}
+        assert not (tmp_path / "marker").exists()
+        inside = seen_from(name, tmp_path, token)
+        assert (tmp_path / "marker").exists()  # the call is one that a replica would have taken
+    served = outside.pop(http_port)["http"]
+    assert served["GET /"][0] == 200
+    assert not any(200 <= served[job][0] < 300 for job in served if "jobs" in job)
+    statuses = {status for seen in outside.values() for status in seen["grpc"].values()}
+    assert statuses == {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+    assert "OK" in {status for seen in inside.values() for status in seen["grpc"].values()}
+    for port, seen in outside.items():
+        for asked, (status, text) in seen["http"].items():
+            metrics = status == 200 and text.startswith("# HELP")
+            assert metrics or status in (401, 403, 404, 405), (port, asked, status, text[:200])
+            assert token not in text
+            assert "secret" not in text
+
+
 def test_only_requests_in_flight_fail_when_a_router_is_killed(up):
     """Of many requests at least one and at most the four under way end in a connection error."""
     ended: list[int] = []
@@ -162,6 +189,13 @@ def test_sigterm_finishes_what_is_under_way_refuses_the_rest_and_leaves_nothing(
     assert up.process.wait(timeout=60) == 0
     assert len(below) > 5
     wait_until(lambda: not any(map(is_alive, below)))
+
+
+def ports_below(pid: int) -> set[int]:
+    """Return the TCP ports that a process's descendants listen on."""
+    processes = {process.pid for process in descendants(pid)}
+    held = psutil.net_connections("tcp")
+    return {place.laddr.port for place in held if place.pid in processes and not place.raddr}
 
 
 def spans(logs: Path) -> Iterator[tuple[str, str]]:
