@@ -2,8 +2,8 @@
 
     python tests/serve_app/outsider.py ADDRESS MARKER [TOKEN]
 
-It tries every TCP port of the address by HTTP and by gRPC, and prints what came back as JSON. A call
-to a replica carries a pickle that makes the folder MARKER if anybody unpickles it.
+It tries every TCP port of the address by HTTP and by gRPC, and prints what came back as JSON. A
+call to a replica carries a pickle that makes the folder MARKER if anybody unpickles it.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ METHODS = (
     "/ray.rpc.ReporterService/GetTraceback",  # of the agents
     "/ray.rpc.RuntimeEnvService/GetRuntimeEnvsInfo",
 )
+NO_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Marker:
@@ -58,17 +59,20 @@ def open_ports(address: str) -> list[int]:
 
 async def asked_by_http(client: httpx.AsyncClient, port: int) -> dict[str, list[Any]]:
     """Return the status and the start of the body for each path; {} where it is no HTTP."""
-    answers = {}
-    asked = [("GET", path) for path in PATHS] + [("POST", path) for path in JOBS]
-    for method, path in asked:
-        url = f"http://{client.base_url.host}:{port}{path}"
-        body = {"json": {"entrypoint": "true"}} if method == "POST" else {}
-        try:
-            answer = await client.request(method, url, **body)
-        except httpx.HTTPError:
-            continue
-        answers[f"{method} {path}"] = [answer.status_code, answer.text[:200_000]]
-    return answers
+    asked = [("GET", path, None) for path in PATHS]
+    asked += [("POST", path, {"entrypoint": "true"}) for path in JOBS]
+    answers = await asyncio.gather(
+        *(
+            client.request(method, f"http://{client.base_url.host}:{port}{path}", json=body)
+            for method, path, body in asked
+        ),
+        return_exceptions=True,
+    )
+    return {
+        f"{method} {path}": [answer.status_code, answer.text[:200_000]]
+        for (method, path, _), answer in zip(asked, answers, strict=True)
+        if isinstance(answer, httpx.Response)
+    }
 
 
 async def asked_by_grpc(address: str, port: int, marker: str, token: str | None) -> dict[str, str]:
@@ -80,10 +84,10 @@ async def asked_by_grpc(address: str, port: int, marker: str, token: str | None)
         for method in METHODS:
             body = call.SerializeToString() if method == REPLICA else b""
             try:
-                await channel.unary_unary(method)(body, metadata=metadata, timeout=3)
+                await channel.unary_unary(method)(body, metadata=metadata, timeout=1)
                 statuses[method] = "OK"
             except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                if error.code() in NO_GRPC:
                     return {}
                 statuses[method] = error.code().name
     return statuses
@@ -92,7 +96,7 @@ async def asked_by_grpc(address: str, port: int, marker: str, token: str | None)
 async def main(address: str, marker: str, token: str | None = None) -> None:
     """Try each port, all of them side by side, and print what came back."""
     ports = open_ports(address)
-    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=5) as client:
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=3) as client:
         by_http = await asyncio.gather(*(asked_by_http(client, port) for port in ports))
     by_grpc = await asyncio.gather(*(asked_by_grpc(address, port, marker, token) for port in ports))
     seen = zip(ports, by_http, by_grpc, strict=True)
