@@ -8,7 +8,8 @@ from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
-from deployments.config import MIB, SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
+from deployments.checked import MIB
+from deployments.config import SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
 from deployments.errors import ServiceError
 from deployments.router import Router
 from deployments.text_tower import TextTower

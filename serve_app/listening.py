@@ -16,7 +16,8 @@ from typing import Literal
 
 import psutil
 
-from deployments.config import MIB, AppConfig
+from deployments.checked import MIB
+from deployments.config import AppConfig
 from serve_app.haproxy import BINARY_VARIABLE, HOST_VARIABLE
 
 LOOPBACK = "127.0.0.1"

@@ -23,6 +23,7 @@ PURE = (
     "engine.queue",
     "engine.watchdog",
     "errors",
+    "image_config",
     "messages",
     "plan",
     "routing.admission",
@@ -33,6 +34,7 @@ PURE = (
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("errors", "autoscaling", "checked"),
+    ("image_config",),
     ("messages", "config"),
     ("metrics",),
     ("engine", "images"),

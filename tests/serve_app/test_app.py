@@ -11,7 +11,8 @@ import yaml
 
 import serve_app
 from deployments.autoscaling import TwoTowerPolicy
-from deployments.config import MIB, AppConfig
+from deployments.checked import MIB
+from deployments.config import AppConfig
 from deployments.errors import ServiceError
 from serve_app.listening import HAPROXY_SETTINGS, SETTINGS, buffer_bytes
 
