@@ -138,7 +138,7 @@ def _plan(
 
 def _tried(load: Load, tower: Tower, trials: Iterable[Trials]) -> Iterator[PolicyReport]:
     for name, settings, policy in trials:
-        run = Run(load, tower, policy, len(settings))
+        run = Run(load, tower, policy, np.full(len(settings), tower.startup_s))
         for place, setting in enumerate(settings):
             yield PolicyReport.of(name, setting, run.outcome(place))
 

@@ -20,6 +20,7 @@ class View:
         now_s: seconds since the traffic began; negative in the warm-up.
         outstanding: tokens or images admitted and not answered.
         arrived: tokens or images admitted so far.
+        num_requests: that have arrived so far.
         count_ongoing: requests in progress; a call, because counting takes time.
         running: replicas that serve.
         target: replicas last aimed for.
@@ -28,6 +29,7 @@ class View:
     now_s: float
     outstanding: Floats
     arrived: Floats
+    num_requests: float
     count_ongoing: Callable[[], Floats]
     running: Ints
     target: Ints
@@ -86,10 +88,11 @@ class Outcome:
 
 
 class Run:
-    """A policy that has been run over a load, under each of its settings.
+    """A policy that is run over a load, under each of its settings.
 
-    Attributes:
-        num_settings: how many.
+    Args:
+        startup_s: float64 [settings], goes before the tower's.
+        warm_up_s: of the mirrored beginning, which is not counted.
     """
 
     def __init__(
@@ -97,22 +100,27 @@ class Run:
         load: Load,
         tower: Tower,
         policy: Policy,
-        num_settings: int = 1,
+        startup_s: Floats,
         warm_up_s: float = WARM_UP_S,
     ) -> None:
-        """Run it, after an uncounted warm-up on the mirrored beginning."""
-        self.num_settings = num_settings
         self._load, self._tower = load, tower
         self._warm = warm = load.warmed_up(warm_up_s)
+        num_settings = len(startup_s)
         begin, end = -math.ceil(min(warm_up_s, load.duration_s)), max(math.ceil(load.duration_s), 1)
         self._begin = begin
         self._queue = queue = Queue(warm, tower, begin, end, num_settings)
         first = np.full(num_settings, max(tower.min_replicas, 1), np.int64)
-        replicas = SimulatedReplicas(first, tower.startup_s)
-        self._paid = np.zeros((end - begin, num_settings), np.int32)
+        replicas = SimulatedReplicas(first, startup_s)
+        self._paid = np.zeros((end - begin, num_settings), np.int16)
         self._serving = np.zeros_like(self._paid)
         view = View(
-            begin, queue.outstanding, queue.admitted, queue.count_ongoing, replicas.running, first
+            now_s=begin,
+            outstanding=queue.outstanding,
+            arrived=queue.admitted,
+            num_requests=0.0,
+            count_ongoing=queue.count_ongoing,
+            running=replicas.running,
+            target=first,
         )
         for second in range(begin, end):
             replicas.advance(second)
@@ -121,6 +129,7 @@ class Run:
             queue.advance(replicas.running)
             view.now_s = float(second + 1)
             view.outstanding, view.arrived = queue.outstanding, queue.admitted
+            view.num_requests = queue.num_requests
             view.target = policy(view)
             replicas.aim_for(view.target, second + 1)
 
@@ -140,4 +149,4 @@ class Run:
 
 def simulate(load: Load, tower: Tower, policy: Policy, warm_up_s: float = WARM_UP_S) -> Outcome:
     """Run a policy with one setting over a load."""
-    return Run(load, tower, policy, 1, warm_up_s).outcome()
+    return Run(load, tower, policy, np.array([tower.startup_s]), warm_up_s).outcome()

@@ -45,18 +45,19 @@ class SimulatedReplicas:
 
     Args:
         running: int64 [settings], those that serve at the beginning.
-        startup_s: whole seconds; a fraction counts as one more.
+        startup_s: float64 [settings], whole seconds; a fraction counts as one more.
 
     Attributes:
         running: int64 [settings], those that serve.
         count: int64 [settings], running and starting.
     """
 
-    def __init__(self, running: Ints, startup_s: float) -> None:
+    def __init__(self, running: Ints, startup_s: Floats) -> None:
         self.running = running.copy()
         self.count = running.copy()
-        self._startup = math.ceil(startup_s)
-        self._starting = np.zeros((self._startup + 1, len(running)), np.int64)
+        self._startup = np.ceil(startup_s).astype(np.int64)
+        self._settings = np.arange(len(running))
+        self._starting = np.zeros((int(self._startup.max()) + 1, len(running)), np.int64)
 
     def advance(self, second: int) -> None:
         """Let those serve whose start-up is over."""
@@ -69,14 +70,16 @@ class SimulatedReplicas:
         missing = target - self.count
         if not missing.any():
             return
-        self._starting[(second + self._startup) % len(self._starting)] += np.maximum(missing, 0)
+        slots = (second + self._startup) % len(self._starting)
+        self._starting[slots, self._settings] += np.maximum(missing, 0)
         for setting in np.flatnonzero(missing < 0):
             self._stop(int(setting), int(-missing[setting]), second)
         self.count += missing
 
     def _stop(self, setting: int, surplus: int, second: int) -> None:
-        for ago in range(len(self._starting)):
-            slot = (second + self._startup - ago) % len(self._starting)
+        startup = int(self._startup[setting])
+        for until_s in range(startup, 0, -1):
+            slot = (second + until_s) % len(self._starting)
             stopped = min(int(self._starting[slot, setting]), surplus)
             self._starting[slot, setting] -= stopped
             surplus -= stopped
@@ -126,6 +129,11 @@ class Queue:
     def admitted(self) -> Floats:
         """Cost admitted since the beginning, float64 [settings]."""
         return self.arrived - self.refused_cost
+
+    @property
+    def num_requests(self) -> float:
+        """Requests that have arrived since the beginning."""
+        return float(self._number[self._edges[self._step]])
 
     def advance(self, running: Ints) -> None:
         """Let a second pass with so many replicas."""

@@ -88,7 +88,7 @@ def test_a_new_replica_is_paid_for_before_it_serves() -> None:
 
 def test_starting_replicas_are_stopped_first() -> None:
     """Serve cancels what is not running yet before it takes a running replica away."""
-    replicas = SimulatedReplicas(np.array([2]), startup_s=40.0)
+    replicas = SimulatedReplicas(np.array([2]), startup_s=np.array([40.0]))
     replicas.aim_for(np.array([5]), 0)
     replicas.aim_for(np.array([3]), 10)
     assert (replicas.running, replicas.count) == ([2], [3])
@@ -173,7 +173,7 @@ def test_settings_side_by_side_do_not_touch_each_other() -> None:
     times_s = np.sort(rng.uniform(0, 200, 600)).tolist()
     random = load(times_s, rng.integers(1, 20, 600).tolist(), 200.0)
     tower = Tower(rate=10.0, max_queued=60.0, min_replicas=0)
-    together = Run(random, tower, fixed(np.array([1, 2, 3])), 3, 0.0)
+    together = Run(random, tower, fixed(np.array([1, 2, 3])), np.full(3, 40.0), 0.0)
     for setting, count in enumerate((1, 2, 3)):
         alone, one = simulate(random, tower, fixed(count), 0.0), together.outcome(setting)
         assert one.replicas.tolist() == alone.replicas.tolist()
