@@ -206,7 +206,8 @@ def chiron(tower: Tower, times: int) -> Rival:
     "Chiron" (arXiv 2501.08090): interactive instances are added when the busy share passes a
     mark, and batch instances so that the backlog is done in time.
     """
-    mark, deadline_s, delay_s = _grid(times, (0.3, 0.5, 0.6, 0.7, 0.8, 0.9), (2.0, 10.0, 30.0), (60.0, 180.0))
+    marks = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+    mark, deadline_s, delay_s = _grid(times, marks, (2.0, 10.0, 30.0), (60.0, 180.0))
     change = Change(5)
 
     def desired(view: View) -> Floats:
