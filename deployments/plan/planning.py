@@ -1,25 +1,30 @@
 """Plans the towers for some traffic: which policy keeps how much on time, and at what cost."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+
+import numpy as np
 
 from deployments.autoscaling import Targets, TwoTowerPolicy
 from deployments.plan.bound import Bound, clairvoyant
+from deployments.plan.load import Load
 from deployments.plan.policies import ServeLoop, ServeSettings, request_count, work_based
 from deployments.plan.report import BoundReport, ModalityReport, PlanReport, PolicyReport, best
-from deployments.plan.simulation import simulate
+from deployments.plan.simulation import Run
 from deployments.plan.tower import Tower
-from deployments.plan.traffic import Load, generate_week, read_trace
+from deployments.plan.traffic import read_trace
+from deployments.plan.week import generate_week
 
 OURS, RAY = "work", "request count"
 ENOUGH = 0.99
 TEXT_TARGETS = Targets(TwoTowerPolicy.TOKENS_PER_REPLICA)
 VISION_TARGETS = Targets(TwoTowerPolicy.IMAGES_PER_REPLICA)
 
-Trial = tuple[str, str, ServeLoop]
-"""A policy's name, its setting in words, and the policy itself."""
+Trials = tuple[str, list[str], ServeLoop]
+"""A policy's name, its settings in words, and the policy with all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +121,11 @@ def _plan(
     policies = tuple(_tried(load, tower, _defaults(tower, targets)))
     # Where the least replicas always suffice there is nothing to choose.
     trials = _settings(tower, targets, bound) if bound.replicas.max() > tower.min_replicas else ()
-    frontier = tuple(_tried(load, tower, iter(trials))) if sweep else ()
+    frontier = tuple(_tried(load, tower, trials)) if sweep else ()
     return ModalityReport(
         name=name,
         unit=unit,
-        num_requests=len(load.cost),
+        num_requests=load.num_requests,
         num_items=int(load.items.sum()),
         cost=float(load.cost.sum()),
         interval_s=load.duration_s / len(policies[0].replicas),
@@ -131,14 +136,16 @@ def _plan(
     )
 
 
-def _tried(load: Load, tower: Tower, trials: Iterator[Trial]) -> Iterator[PolicyReport]:
-    for name, setting, policy in trials:
-        yield PolicyReport.of(name, setting, simulate(load, tower, policy))
+def _tried(load: Load, tower: Tower, trials: Iterable[Trials]) -> Iterator[PolicyReport]:
+    for name, settings, policy in trials:
+        run = Run(load, tower, policy, np.full(len(settings), tower.startup_s))
+        for place, setting in enumerate(settings):
+            yield PolicyReport.of(name, setting, run.outcome(place))
 
 
-def _defaults(tower: Tower, targets: Targets) -> Iterator[Trial]:
-    yield OURS, describe(targets), work_based(targets, tower)
-    yield RAY, "Serve's defaults", request_count(tower)
+def _defaults(tower: Tower, targets: Targets) -> Iterator[Trials]:
+    yield OURS, [describe(targets)], work_based(tower, targets)
+    yield RAY, ["Serve's defaults"], request_count(tower)
 
 
 def describe(targets: Targets) -> str:
@@ -149,27 +156,36 @@ def describe(targets: Targets) -> str:
     )
 
 
-def _settings(tower: Tower, targets: Targets, bound: Bound) -> Iterator[Trial]:
+def _settings(tower: Tower, targets: Targets, bound: Bound) -> Iterator[Trials]:
     """Yield both policies over their settings, best reporting interval for the request count.
 
     The request count is also tried with the highest count capped near what the peak needs, which
     is known only afterwards.
     """
-    for headroom in (1.0, 1.15, 1.3, 1.5):
-        for hold_s in (60.0, 120.0, 300.0):
-            tried = replace(targets, headroom=headroom, hold_s=hold_s)
-            yield OURS, describe(tried), work_based(tried, tower)
-    peak = int(bound.replicas.max())
-    for cap in sorted({min(math.ceil(peak * 1.2), tower.max_replicas), tower.max_replicas}):
-        capped = replace(tower, max_replicas=cap)
-        for target in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 2.0):
-            for delays_s in ((0.0, 60.0), (0.0, 120.0), (0.0, 600.0)):
-                setting = (
-                    f"target={target:g} upscale_delay_s={delays_s[0]:g} "
-                    f"downscale_delay_s={delays_s[1]:g} max_replicas={cap}"
-                )
-                policy = request_count(capped, target, 30.0, 1.0, ServeSettings(*delays_s))
-                yield RAY, setting, policy
+    tried = [
+        replace(targets, headroom=headroom, hold_s=hold_s)
+        for headroom in (1.0, 1.15, 1.3, 1.5)
+        for hold_s in (60.0, 120.0, 300.0)
+    ]
+    yield OURS, [describe(x) for x in tried], work_based(tower, *tried)
+    most = min(math.ceil(int(bound.replicas.max()) * 1.2), tower.max_replicas)
+    grid = list(
+        product(
+            sorted({most, tower.max_replicas}),
+            (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 2.0),
+            (60.0, 120.0, 600.0),
+        )
+    )
+    settings = [
+        f"target={target:g} downscale_delay_s={delay_s:g} max_replicas={most}"
+        for most, target, delay_s in grid
+    ]
+    most, target, delay_s = np.array(grid).T
+    yield (
+        RAY,
+        settings,
+        request_count(tower, target, 30.0, 1.0, ServeSettings(0.0, delay_s), most),
+    )
 
 
 def _suggestion(default: PolicyReport, frontier: tuple[PolicyReport, ...]) -> str:

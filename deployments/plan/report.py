@@ -15,7 +15,7 @@ from deployments.plan.tower import Ints
 
 MAX_POINTS = 1008
 """Points of a series of replicas: ten minutes each for a week."""
-SPARK_WIDTH = 84
+SPARK_WIDTH = 54
 SPARKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -137,36 +137,37 @@ def _render(modality: ModalityReport) -> Iterator[RenderableType]:
     )
     yield _table(modality.policies, bound)
     for policy in modality.policies:
+        yield Text(f"{policy.name}: {policy.setting}", style="dim")
+    for policy in modality.policies:
         yield Text(f"{policy.name:>16} {_spark(policy.replicas)} to {max(policy.replicas)}")
     yield Text(f"{'bound':>16} {_spark(bound.replicas)} to {bound.peak_replicas}")
     if modality.frontier:
         yield Text(f"\nthe best of {len(modality.frontier)} settings tried")
-        yield _table(undominated(modality.frontier), bound)
+        shown = undominated(modality.frontier)
+        yield _table(shown, bound)
+        for policy in shown:
+            yield Text(f"{policy.name}: {policy.setting}", style="dim")
     if modality.suggestion:
         yield Text(modality.suggestion)
 
 
 def _table(policies: tuple[PolicyReport, ...], bound: BoundReport) -> Table:
-    table = Table(box=None, header_style="dim")
+    """A table of at most 80 columns; settings are told below it."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("policy")
-    table.add_column("setting", overflow="fold")
-    for name in ("on time", "GPU-hours", "of bound", "delay p50", "p95", "p99", "refused"):
-        table.add_column(name, justify="right")
+    for name in ("on time", "GPU-hours", "of bound", "p50", "p95", "p99", "refused"):
+        table.add_column(name, justify="right", no_wrap=True)
     for policy in policies:
-        p50, p95, p99 = (f"{delay_s:.2f} s" for delay_s in policy.delay_s)
         table.add_row(
             policy.name,
-            policy.setting,
             f"{policy.share_on_time:.2%}",
             f"{policy.gpu_hours:,.1f}",
             f"{policy.gpu_hours / bound.gpu_hours:.2f}x",
-            p50,
-            p95,
-            p99,
+            *(f"{delay_s:.1f} s" for delay_s in policy.delay_s),
             f"{policy.num_refused:,}",
         )
-    table.add_row("clairvoyant", "lower bound", "100%", f"{bound.gpu_hours:,.1f}", "1.00x")
-    table.add_row("work alone", "never idle", "", f"{bound.work_gpu_hours:,.1f}", "")
+    table.add_row("bound", "100%", f"{bound.gpu_hours:,.1f}", "1.00x")
+    table.add_row("work alone", "", f"{bound.work_gpu_hours:,.1f}")
     return table
 
 

@@ -32,8 +32,8 @@ def report(options: plan.PlanOptions) -> PlanReport:
     return plan.run(options)
 
 
-def text_of(report: PlanReport) -> str:
-    console = Console(width=160, file=io.StringIO(), record=True)
+def text_of(report: PlanReport, columns: int = 160) -> str:
+    console = Console(width=columns, file=io.StringIO(), record=True)
     console.print(report)
     return console.export_text()
 
@@ -60,8 +60,21 @@ def test_the_json_is_the_report(report: PlanReport) -> None:
 def test_the_table_names_what_was_measured(report: PlanReport) -> None:
     """Policies, bound and units are there for a person to read."""
     shown = text_of(report)
-    for word in ("request count", "clairvoyant", "GPU-hours", "p99", "refused", "1,200 requests"):
+    for word in ("request count", "bound", "GPU-hours", "p99", "refused", "1,200 requests"):
         assert word in shown
+
+
+def test_the_table_fits_80_columns(report: PlanReport) -> None:
+    """No cell is broken over lines or cut short, whatever the numbers."""
+    vision = report.modalities[1]
+    large = replace(vision.policies[1], gpu_hours=123456.7, num_refused=1234567)
+    modality = replace(vision, policies=(vision.policies[0], large))
+    shown = text_of(replace(report, modalities=(modality,)), 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    row = next(x for x in shown.splitlines() if "123,456.7" in x)
+    assert row.split()[:2] == ["request", "count"]
+    assert row.split()[-1] == "1,234,567"
+    assert "…" not in shown
 
 
 def test_a_sweep_draws_the_frontier_and_suggests(options: plan.PlanOptions) -> None:
@@ -83,7 +96,8 @@ def test_a_tower_without_load_is_left_out(tmp_path: Path) -> None:
     """A trace of texts plans the text tower alone."""
     path = tmp_path / "trace.csv"
     path.write_text("time,tokens\n0,10\n60,10\n")
-    assert [part.name for part in plan.run(plan.PlanOptions(trace=path)).modalities] == ["text"]
+    options = plan.PlanOptions(trace=path, scale=2.5)
+    assert [part.name for part in plan.run(options).modalities] == ["text"]
 
 
 @pytest.mark.parametrize(
