@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Self
 from PIL import ImageColor
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from deployments.autoscaling import Targets
 from deployments.checked import Device, Folder, Gpus, Host, Key, Network, Port
 from deployments.model.pictures.seeing import Seeing
+from deployments.rehearsal import Targets
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -58,18 +58,18 @@ class TargetsConfig(Frozen):
     target_images_per_replica: PositiveFloat = 1_000
     target_delay_s: Annotated[float, Field(ge=0)] = Targets.delay_s
     """How long clearing what waits may take; 0 counts outstanding work instead."""
+    on_time: Annotated[float, Field(gt=0.5, lt=1)] = Targets.on_time
+    """Share of the work that should not wait for a replica. What to hold follows from it and from
+    the traffic of the last hours."""
     scale_to_zero: bool = False
 
 
 class PolicyConfig(Frozen):
     """Arguments of the autoscaling policy; changing one restarts replicas, unlike the targets."""
 
-    headroom: PositiveFloat = Targets.headroom
-    """Capacity over the rate of arrival."""
-    window_s: PositiveFloat = Targets.window_s
-    """Seconds over which the rate of arrival is taken."""
-    hold_s: Annotated[float, Field(ge=0)] = Targets.hold_s
-    """Seconds for which the highest count of late is kept."""
+    startup_s: PositiveFloat = Targets.startup_s
+    """Seconds from the decision for a replica to its first batch, until the first have started:
+    how long these took counts from then on."""
 
 
 class ReplicasConfig(Frozen):

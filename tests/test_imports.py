@@ -25,6 +25,7 @@ PURE = (
     "errors",
     "messages",
     "plan",
+    "rehearsal",
     "routing.admission",
     "routing.cache",
     "routing.coalescing",
@@ -32,7 +33,8 @@ PURE = (
 # Packages of `deployments` by floor, lowest first: none imports one of its own floor or above.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("errors", "autoscaling", "checked"),
+    ("errors", "rehearsal", "checked"),
+    ("autoscaling",),
     ("messages", "config"),
     ("metrics",),
     ("engine", "images"),

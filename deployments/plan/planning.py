@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deployments.autoscaling import Targets, TwoTowerPolicy
+from deployments.autoscaling import TwoTowerPolicy
 from deployments.plan.bound import Bound, clairvoyant
 from deployments.plan.load import Load
 from deployments.plan.policies import ServeLoop, ServeSettings, request_count, work_based
@@ -17,6 +17,7 @@ from deployments.plan.simulation import Run
 from deployments.plan.tower import Tower
 from deployments.plan.traffic import read_trace
 from deployments.plan.week import generate_week
+from deployments.rehearsal import Targets
 
 OURS, RAY = "work", "request count"
 ENOUGH = 0.99
@@ -150,10 +151,7 @@ def _defaults(tower: Tower, targets: Targets) -> Iterator[Trials]:
 
 def describe(targets: Targets) -> str:
     """Return targets as they would be configured."""
-    return (
-        f"headroom={targets.headroom:g} hold_s={targets.hold_s:g} "
-        f"target_delay_s={targets.delay_s:g}"
-    )
+    return f"on_time={targets.on_time:g}"
 
 
 def _settings(tower: Tower, targets: Targets, bound: Bound) -> Iterator[Trials]:
