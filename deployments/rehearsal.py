@@ -22,11 +22,11 @@ from typing import NamedTuple
 SAMPLE_INTERVAL_S, ROUNDING = 1.0, 1e-9
 QUICK_S = 5.0  # over which a quick rule takes the rate
 WINDOW = 3.0  # start-ups, over which the others do
-MARGINS, HOLDS = (0.5, 1.0, 2.0, 3.0, 5.0), (1.0, 3.0, 10.0, 30.0, 100.0)
+MARGINS, HOLDS = (0.5, 1.0, 2.0, 3.25, 6.0), (1.0, 3.0, 10.0, 30.0, 100.0)
 """Of a rule: times the error, and start-ups."""
 MEMORY_S, ERROR_MEMORY_S = 6 * 3600.0, 3600.0
 PRIOR_S, PRIOR_LATE = 1800.0, 3.0
-"""Rules leaner than 3 errors and 3 start-ups begin as if late 3 times the allowed for so long."""
+"""Rules that are lean begin as if they had been late 3 times the allowed for so long."""
 FIRST_ERROR = 0.3  # of the rate, until it is known
 PRICE = 100.0  # of replica-seconds, at most, for a replica-second of work that is not late
 
@@ -97,7 +97,7 @@ class Rule:
     @property
     def is_lean(self) -> bool:
         """Whether it has to prove itself first."""
-        return self.margin < 3 or self.hold < 3
+        return self.margin < MARGINS[3] or self.hold < HOLDS[1]
 
     def wanted(self, now: "Situation", waiting: float, serving: int) -> int:
         """Return the replicas for now, with so many replica-seconds waiting."""

@@ -183,7 +183,7 @@ def test_how_long_replicas_take_to_start_is_learned() -> None:
 
 
 def rule(**known: Any) -> Rule:
-    return Rule(3.0, 3.0, False, deque(), deque([(0.0, 1)]), **known)
+    return Rule(6.0, 3.0, False, deque(), deque([(0.0, 1)]), **known)
 
 
 def test_a_rehearsed_replica_serves_after_its_start_up() -> None:
