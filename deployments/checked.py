@@ -1,12 +1,19 @@
-"""Types of configuration values that can be wrong in more ways than by their kind or range."""
+"""What the configuration is made of: an immutable model, and types that say what is allowed."""
 
 import re
 from ipaddress import ip_address, ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+MIB = 1024 * 1024
 HOST = re.compile(r"[^\s/:@?#\[\]]+")
+
+
+class Frozen(BaseModel):
+    """Immutable; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _network(text: str) -> str:
@@ -45,3 +52,5 @@ Key = Annotated[SecretStr, AfterValidator(_key)]
 Network = Annotated[str, AfterValidator(_network)]
 """In CIDR form."""
 Port = Annotated[int, Field(ge=1, le=65_535)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]

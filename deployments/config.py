@@ -7,15 +7,11 @@ Nothing else of the product reads settings from the environment.
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from deployments.checked import Device, Folder, Gpus, Host, Key, Network, Port
-from deployments.model.pictures.seeing import Seeing
+from deployments.checked import MIB, Device, Frozen, Gpus, Key, PositiveFloat, PositiveInt
+from deployments.image_config import ImageConfig
 from deployments.rehearsal import Targets
-
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 SERVE_SETTINGS: Mapping[str, float] = {
     "metrics_interval_s": 1.0,
@@ -24,13 +20,6 @@ SERVE_SETTINGS: Mapping[str, float] = {
     "downscale_delay_s": 10.0,
 }
 """What goes with this policy into Serve's `autoscaling_config`: it smooths and holds by itself."""
-MIB = 1024 * 1024
-
-
-class Frozen(BaseModel):
-    """Immutable; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ScalingConfig(Frozen):
@@ -154,6 +143,10 @@ class RouterConfig(ReplicasConfig):
 
     max_ongoing_requests: PositiveInt = 1024
     max_body_bytes: PositiveInt = 32 * MIB
+    body_timeout_s: PositiveFloat = 60
+    """Longest time for a body to arrive."""
+    min_body_bytes_per_s: PositiveInt = 1024
+    """Least pace of a body, on average after its first 5 s; below it the request ends with 408."""
     max_items_per_request: PositiveInt = 8192
     max_tokens_per_chunk: PositiveInt = 4096
     max_images_per_chunk: PositiveInt = 8
@@ -164,6 +157,10 @@ class RouterConfig(ReplicasConfig):
     max_queued_tokens: PositiveInt = 2_000_000
     """Tokens that one Router holds from admission to answer; over it requests get 429."""
     max_queued_images: PositiveInt = 4096
+    max_queued_bytes: PositiveInt = 1024 * MIB
+    """Bodies, and images that were fetched or unpacked from them, that one Router holds at once."""
+    bulk_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """The part of these three that the lane `bulk` may hold; the rest is for interactive work."""
     cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
     """Memory in each Router for rows of texts seen before; 0 keeps none. A row of the published
     model takes 4.5 KB, so 64 MiB hold 14,800. Images are not kept. Rows of a tower that has been
@@ -182,52 +179,13 @@ class RouterConfig(ReplicasConfig):
             raise ValueError(
                 "router.scaling.min_replicas is 0, but HTTP comes in by a Router; set 1"
             )
+        if self.max_queued_bytes * self.bulk_share < 2 * self.max_body_bytes:
+            raise ValueError(
+                f"router.max_queued_bytes ({self.max_queued_bytes:,}) times router.bulk_share is "
+                f"below twice router.max_body_bytes ({self.max_body_bytes:,}): a body and the "
+                "images in it must fit"
+            )
         return self
-
-
-class ImageConfig(Frozen):
-    """Where images may come from, and how large they may be."""
-
-    max_image_bytes: PositiveInt = 20 * MIB
-    max_pixels: PositiveInt = 64_000_000
-    fetch: bool = True
-    """Download http(s) URLs at all."""
-    fetch_timeout_s: PositiveFloat = 10
-    connect_timeout_s: PositiveFloat = 3
-    max_redirects: Annotated[int, Field(ge=0)] = 3
-    max_fetches: PositiveInt = 64
-    max_fetches_per_host: PositiveInt = 16
-    ports: tuple[Port, ...] = (80, 443)
-    allow_hosts: tuple[Host, ...] = ()
-    """If not empty, only these hosts and their subdomains are fetched from."""
-    deny_hosts: tuple[Host, ...] = ()
-    allow_networks: tuple[Network, ...] = ()
-    """Networks in CIDR form that are fetched from although they are not public."""
-    s3_buckets: tuple[str, ...] = ()
-    """Buckets that `s3://` images may come from; none by default."""
-    file_roots: tuple[Folder, ...] = ()
-    """Folders of the Routers' machines that `file://` images may come from; none by default."""
-    depth: Literal["scale", "published"] = "scale"
-    """Grey of 16 bits: `scale` reads it as people see it, `published` clips it to white."""
-    exif: bool = False
-    """Rotate as EXIF says; the published preprocessing does not."""
-    background: str | None = None
-    """Put this colour, such as `white`, behind transparent parts; as published they show the
-    colours below, often black."""
-    local_files: bool = False
-    """Read `file://` and plain paths: for bulk jobs only, never for a server."""
-
-    @property
-    def seeing(self) -> Seeing:
-        """How the vision tower reads pictures; part of its fingerprint."""
-        return Seeing(self.depth, self.exif, self.background)
-
-    @field_validator("background")
-    @classmethod
-    def _check_background(cls, colour: str | None) -> str | None:
-        if colour is not None:
-            ImageColor.getrgb(colour)
-        return colour
 
 
 class CorsConfig(Frozen):

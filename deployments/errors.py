@@ -3,6 +3,7 @@
 EmbeddingError
 ├── InputError (deployments.model.errors)
 │   ├── RequestError         the request as a whole: shape, limits
+│   │   ├── BodyTimeoutError
 │   │   ├── BodyTooLargeError
 │   │   ├── FingerprintError
 │   │   ├── RequestTooLargeError
@@ -26,6 +27,10 @@ from deployments.model.errors import EmbeddingError, ImageError, InputError
 
 class RequestError(InputError):
     """A request that no item of it can mend: its shape, its size, an unknown name."""
+
+
+class BodyTimeoutError(RequestError):
+    """A body that arrives too slowly."""
 
 
 class BodyTooLargeError(RequestError):

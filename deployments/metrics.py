@@ -132,6 +132,7 @@ class RouterMetrics:
         self._reused = Counter(f"{PREFIX}reused_items", "items that need no computing", reused)
         self._outstanding_tokens = Gauge(f"{PREFIX}outstanding_tokens", "admitted, not answered")
         self._outstanding_images = Gauge(f"{PREFIX}outstanding_images", "admitted, not answered")
+        self._outstanding_bytes = Gauge(f"{PREFIX}outstanding_bytes", "of bodies and images held")
         self.under_way = 0
 
     @contextmanager
@@ -188,10 +189,11 @@ class RouterMetrics:
         if items:
             self._reused.inc(items, {"tower": tower, "how": how})
 
-    def outstanding(self, tokens: int, images: int) -> None:
+    def outstanding(self, tokens: int, images: int, num_bytes: int) -> None:
         """Set what is admitted and not answered."""
         self._outstanding_tokens.set(tokens)
         self._outstanding_images.set(images)
+        self._outstanding_bytes.set(num_bytes)
 
 
 def outcome(error: BaseException | None) -> str:

@@ -7,8 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ray.exceptions import RayError
@@ -27,22 +26,22 @@ from deployments.messages import (
     ImageItem,
     Item,
     Lane,
-    Terms,
     Timings,
     Usage,
     parse_item,
 )
 from deployments.metrics import RouterMetrics
-from deployments.model.architecture import QUERY_TASK, Architecture
-from deployments.model.errors import EmbeddingError, OptionError
-from deployments.model.output import Rows, check_dimensions, finish
-from deployments.model.tokenizer import Truncate
+from deployments.model.architecture import Architecture
+from deployments.model.errors import EmbeddingError
+from deployments.model.output import Rows, finish
+from deployments.model.tokenizer import TokenIds, Truncate
 from deployments.model.weights.fingerprint import preprocessing_digest
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
 from deployments.routing.fingerprints import ANSWER_S, Fingerprints, refuse_others, wanted_by
-from deployments.routing.preparation import Prepared, Preparer
+from deployments.routing.options import Options
+from deployments.routing.preparation import Prepared, Preparer, sources_of
 from deployments.routing.tower_client import TowerClient
 from deployments.routing.tower_request import (
     ImageRequest,
@@ -54,6 +53,15 @@ from deployments.routing.tower_request import (
 logger = logging.getLogger("ray.serve")
 
 AnyTowerRequest = TextRequest | ImageRequest
+
+
+class _Parts(NamedTuple):
+    """What a request came to, before its rows are put together."""
+
+    texts: Prepared[TokenIds]
+    images: Prepared[bytes]
+    requests: Sequence[AnyTowerRequest]
+    towers_ms: float
 
 
 class Router:
@@ -76,17 +84,16 @@ class Router:
         self.architecture = Architecture.read(folder)
         self.metrics = RouterMetrics()
         limits = config.router
-        self._tokens = Budget("tokens", limits.max_queued_tokens)
-        self._images = Budget("images", limits.max_queued_images)
+        self._tokens = Budget("tokens", limits.max_queued_tokens, limits.bulk_share)
+        self._images = Budget("images", limits.max_queued_images, limits.bulk_share)
+        self.bytes = Budget("bytes", limits.max_queued_bytes, limits.bulk_share)
         self._clients: dict[str, TowerClient] = {}
         if text is not None:
             cache = RowCache(limits.cache_bytes)
-            self._clients["text"] = TowerClient("text", text, self._tokens, cache, self.metrics)
+            self._clients["text"] = TowerClient("text", text, cache, self.metrics)
         if vision is not None:
             cache = RowCache(0)  # what many callers ask for again and again are texts
-            self._clients["vision"] = TowerClient(
-                "vision", vision, self._images, cache, self.metrics
-            )
+            self._clients["vision"] = TowerClient("vision", vision, cache, self.metrics)
         self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
         self._draining = False
@@ -99,10 +106,11 @@ class Router:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report the work of this Router to the autoscaling policy."""
-        self.metrics.outstanding(self._tokens.outstanding, self._images.outstanding)
+        tokens, images = self._tokens.outstanding, self._images.outstanding
+        self.metrics.outstanding(tokens, images, self.bytes.outstanding)
         return {
-            "text_tokens_outstanding": float(self._tokens.outstanding),
-            "images_outstanding": float(self._images.outstanding),
+            "text_tokens_outstanding": float(tokens),
+            "images_outstanding": float(images),
             "text_tokens_arrived_total": float(self._tokens.arrived_total),
             "images_arrived_total": float(self._images.arrived_total),
             "cpu_s_total": time.process_time(),
@@ -155,34 +163,30 @@ class Router:
         """
         if self._draining:
             raise TowerUnavailableError("this service is stopping; send the request to another")
+        options = Options(task, dimensions, normalized, truncate, lane, timeout_s, partial)
+        with self.metrics.refusals():
+            options.check(self.architecture.width)
         with self.metrics.request(lane) as tally:
-            parsed = self._parse(items, task, dimensions)
+            parsed = self._parse(items)
             tally.items = len(parsed)
             wanted = wanted_by(fingerprint, _towers(parsed))
-            limit_s = min(timeout_s or np.inf, self.config.router.timeout_s)
+            limit_s = options.limit_s(self.config.router.timeout_s)
             try:
                 async with asyncio.timeout(limit_s) as deadline:
                     await self._fingerprints.check(wanted)
-                    prepared = await self._preparer.prepare(parsed, task, truncate)
-                    if not partial:
-                        raise_first(prepared.failures)
-                    left_s = (deadline.when() or 0) - asyncio.get_running_loop().time()
-                    start_s = time.perf_counter()
-                    terms = Terms(lane, max(left_s, 0))
-                    requests = await self._ask_towers(prepared, terms, partial)
-                    towers_ms = 1000 * (time.perf_counter() - start_s)
+                    parts = await self._embed(parsed, options, deadline.when() or 0)
             except TimeoutError:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
-            answered_by = self._made_by(requests)
+            answered_by = self._made_by(parts.requests)
             refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
-            rows, failures = self._merge(len(parsed), prepared, requests)
+            rows, failures = self._merge(len(parsed), parts)
             answer = Embeddings(
                 finish(rows, dimensions, normalized),
-                Usage(sum(map(len, prepared.token_ids.values())), len(prepared.images)),
+                Usage(sum(map(len, parts.texts.items.values())), len(parts.images.items)),
                 failures,
-                _timings(prepared, requests, towers_ms),
+                _timings(parts),
                 " ".join(f"{name}:{digest}" for name, digest in answered_by),
-                tuple(sorted(replica for request in requests for replica in request.replicas)),
+                tuple(sorted(x for request in parts.requests for x in request.replicas)),
             )
             tally.note(answer)
         return answer
@@ -206,9 +210,7 @@ class Router:
             return False
         return True
 
-    def _parse(
-        self, values: Sequence[object], task: str | None, dimensions: int | None
-    ) -> list[Item]:
+    def _parse(self, values: Sequence[object]) -> list[Item]:
         """Refuse what can be refused before any work is done."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
             raise RequestError(f"items must be a list, not {type(values).__name__}")
@@ -217,40 +219,46 @@ class Router:
         limit = self.config.router.max_items_per_request
         if len(values) > limit:
             raise RequestError(f"{len(values):,} items; the limit is {limit:,} in one request")
-        if task not in (None, QUERY_TASK):
-            raise OptionError(f"task is {task!r}; choose {QUERY_TASK!r} or leave it out")
-        check_dimensions(dimensions, self.architecture.width)
         items = [parse_item(index, value) for index, value in enumerate(values)]
         for name in _towers(items) - self._clients.keys():
             kind = "texts" if name == "text" else "images"
             raise RequestError(f"this server embeds no {kind}: it runs without the {name} tower")
         return items
 
-    async def _ask_towers(
-        self, prepared: Prepared, terms: Terms, partial: bool
-    ) -> list[AnyTowerRequest]:
-        """Admit the request as a whole, then ask both towers at once."""
-        options = terms, self.config.router, self.architecture.width, partial
+    async def _embed(self, items: Sequence[Item], options: Options, deadline_s: float) -> _Parts:
+        """Admit the request as a whole before an image is fetched, then ask both towers at once."""
+        lane, partial = options.lane, options.partial
+        asked = lane, deadline_s, self.config.router, self.architecture.width, partial
         requests: list[AnyTowerRequest] = []
-        if prepared.token_ids:
-            requests.append(TextRequest(self._clients["text"], prepared.token_ids, *options))
-        if prepared.images:
-            requests.append(ImageRequest(self._clients["vision"], prepared.images, *options))
-        for request in requests:
-            await request.look_up()
-        with ExitStack() as stack:
-            for request in requests:
-                stack.enter_context(request.admitted())
+        with (
+            self._tokens.hold(lane) as tokens,
+            self._images.hold(lane) as images,
+            self.bytes.hold(lane) as image_bytes,
+        ):
+            texts = await self._preparer.tokenise(items, options.task, options.truncate)
+            if not partial:
+                raise_first(texts.failures)
+            if texts.items:
+                requests.append(TextRequest(self._clients["text"], texts.items, tokens, *asked))
+                await requests[0].admit()
+            sources = sources_of(items)
+            images.resize(len(sources))
+            fetched = await self._preparer.fetch(sources, image_bytes)
+            if not partial:
+                raise_first(fetched.failures)
+            if fetched.items:
+                client = self._clients["vision"]
+                requests.append(ImageRequest(client, fetched.items, images, *asked))
+                await requests[-1].admit()  # gives back what is the same, or could not be had
+            start_s = time.perf_counter()
             await together([request.run() for request in requests])
-        return requests
+        return _Parts(texts, fetched, requests, 1000 * (time.perf_counter() - start_s))
 
-    def _merge(
-        self, num_items: int, prepared: Prepared, requests: Sequence[AnyTowerRequest]
-    ) -> tuple[Rows, dict[int, EmbeddingError]]:
+    def _merge(self, num_items: int, parts: _Parts) -> tuple[Rows, dict[int, EmbeddingError]]:
         """Return the rows of both towers in the request's order, and every failure."""
         rows = np.zeros((num_items, self.architecture.width), np.float32)
-        failures = dict(prepared.failures)
-        for request in requests:
+        failures = parts.texts.failures | parts.images.failures
+        for request in parts.requests:
             rows[request.indices] = request.rows
             failures |= request.failures
         return rows, failures
@@ -269,11 +277,11 @@ def _towers(items: Sequence[Item]) -> set[str]:
     return {"vision" if isinstance(item, ImageItem) else "text" for item in items}
 
 
-def _timings(prepared: Prepared, requests: Sequence[AnyTowerRequest], towers_ms: float) -> Timings:
+def _timings(parts: _Parts) -> Timings:
     return Timings(
-        prepared.tokenise_ms,
-        prepared.fetch_ms,
-        towers_ms,
-        max((request.queue_ms for request in requests), default=0.0),
-        max((request.device_ms for request in requests), default=0.0),
+        parts.texts.took_ms,
+        parts.images.took_ms,
+        parts.towers_ms,
+        max((request.queue_ms for request in parts.requests), default=0.0),
+        max((request.device_ms for request in parts.requests), default=0.0),
     )

@@ -8,13 +8,15 @@ from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
-from deployments.config import MIB, SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
+from deployments.checked import MIB
+from deployments.config import SERVE_SETTINGS, AppConfig, ReplicasConfig, TowerConfig
 from deployments.errors import ServiceError
 from deployments.router import Router
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
 from serve_app.api.ingress import http_app
 
+HEALTH_CHECK_S = 1.0  # a dead replica is found, and replaced, within this
 APP_NAME = "embeddings"
 SERVE_MESSAGE_BYTES = 4 * MIB  # Ray Serve's own limit of a gRPC message
 FRAME_BYTES = MIB  # what a message holds beside the images of a chunk, at most
@@ -45,6 +47,7 @@ def build_app(config: AppConfig) -> Application:
         user_config=config.targets.model_dump(),
         max_ongoing_requests=config.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.router.num_cpus},
+        health_check_period_s=HEALTH_CHECK_S,
         logging_config=_logging(config),
     )
 
@@ -81,7 +84,7 @@ def _tower_options(config: AppConfig, tower: TowerConfig) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_ongoing_requests": tower.max_ongoing_requests,
         "ray_actor_options": {"num_cpus": tower.num_cpus, "num_gpus": tower.num_gpus},
-        "health_check_period_s": 5,
+        "health_check_period_s": HEALTH_CHECK_S,
         "health_check_timeout_s": 10,
         "logging_config": _logging(config),
     }

@@ -23,6 +23,7 @@ PURE = (
     "engine.queue",
     "engine.watchdog",
     "errors",
+    "image_config",
     "messages",
     "plan",
     "rehearsal",
@@ -34,7 +35,7 @@ PURE = (
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("errors", "rehearsal", "checked"),
-    ("autoscaling",),
+    ("autoscaling", "image_config"),
     ("messages", "config"),
     ("metrics",),
     ("engine", "images"),

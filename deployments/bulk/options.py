@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.config import AppConfig, Frozen, ImageConfig, PositiveInt
+from deployments.checked import Frozen, PositiveInt
+from deployments.config import AppConfig
+from deployments.image_config import ImageConfig
 from deployments.model.architecture import Architecture
 from deployments.model.errors import OptionError
 from deployments.model.output import check_dimensions

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
 from yarl import URL
 
-from deployments.config import ImageConfig
+from deployments.image_config import ImageConfig
 
 Address = IPv4Address | IPv6Address
 

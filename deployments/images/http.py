@@ -4,7 +4,7 @@ One pooled session per process. Redirects are followed by hand, so that each hop
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
@@ -12,8 +12,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
+from deployments.image_config import ImageConfig
 from deployments.images.addresses import (
     AddressRules,
     GuardedResolver,
@@ -30,6 +30,9 @@ HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "jina-clip-serve",
 }
+
+Claim = Callable[[int], None]
+"""Told the bytes that an image takes, before they are read; raises where there is no room."""
 
 
 def shorten(text: str) -> str:
@@ -61,7 +64,7 @@ class Downloads:
         self._host_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._session: aiohttp.ClientSession | None = None
 
-    async def read(self, source: str) -> bytes:
+    async def read(self, source: str, claim: Claim) -> bytes:
         """Download an image.
 
         The time limit runs from when the fetch gets its slot: waiting for one is the server's
@@ -82,7 +85,7 @@ class Downloads:
             self._rules.check(url)
             async with self._slot(str(url.raw_host)):
                 async with asyncio.timeout(self._config.fetch_timeout_s):
-                    return await self._follow(url)
+                    return await self._follow(url, claim)
         except (RefusedError, aiohttp.ClientError, OSError) as error:
             raise ImageSourceError(f"{name} cannot be downloaded: {self._reason(error)}") from None
 
@@ -118,11 +121,11 @@ class Downloads:
         async with host_slots, self._slots:
             yield
 
-    async def _follow(self, url: URL) -> bytes:
+    async def _follow(self, url: URL, claim: Claim) -> bytes:
         num_redirects = 0
         try:
             while num_redirects <= self._config.max_redirects:
-                answer = await self._get(url)
+                answer = await self._get(url, claim)
                 if isinstance(answer, bytes):
                     return answer
                 num_redirects += 1
@@ -133,7 +136,7 @@ class Downloads:
             raise RefusedError(f"after redirect {num_redirects}, {error}") from None
         raise RefusedError(f"it redirects more than {self._config.max_redirects} times")
 
-    async def _get(self, url: URL) -> bytes | str:
+    async def _get(self, url: URL, claim: Claim) -> bytes | str:
         """Return the body, or where the answer redirects to."""
         if self._session is None:
             self._session = self._open_session()
@@ -145,17 +148,24 @@ class Downloads:
             encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
             if encoding not in ("", "identity"):
                 raise RefusedError("its host sent it compressed although asked not to")
-            return await self._body(answer)
+            return await self._body(answer, claim)
 
-    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse, claim: Claim) -> bytes:
         limit_bytes = self._config.max_image_bytes
-        if (answer.content_length or 0) > limit_bytes:
+        size = claimed = (
+            answer.content_length or 0
+        )  # 0: what is sent without is claimed as it comes
+        if size > limit_bytes:
             raise RefusedError(too_large("it", limit_bytes))
+        claim(size)
         body = bytearray()
         async for piece in answer.content.iter_any():
-            body += piece
-            if len(body) > limit_bytes:
+            size = len(body) + len(piece)
+            if size > limit_bytes:
                 raise RefusedError(too_large("it", limit_bytes))
+            if size > claimed:
+                claim(claimed := size)
+            body += piece
         return bytes(body)
 
     def _open_session(self) -> aiohttp.ClientSession:

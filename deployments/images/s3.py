@@ -6,9 +6,9 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
-from deployments.images.http import shorten, too_large
+from deployments.image_config import ImageConfig
+from deployments.images.http import Claim, shorten, too_large
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,7 +25,7 @@ class Buckets:
         self._lock = threading.Lock()
         self._made_client: S3Client | None = None
 
-    def read(self, url: str) -> bytes:
+    def read(self, url: str, claim: Claim) -> bytes:
         """Return an object's bytes.
 
         Raises:
@@ -37,7 +37,7 @@ class Buckets:
         bucket, key = self._split(url)
         name = f"the image {shorten(f's3://{bucket}/{key}')!r}"
         try:
-            return self._get(name, bucket, key)
+            return self._get(name, bucket, key, claim)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "no code")
             raise ImageSourceError(f"{name} cannot be read: S3 answered {code}") from error
@@ -59,13 +59,14 @@ class Buckets:
             raise ImageSourceError("the s3 URL's key has characters that are not Unicode text")
         return bucket, key
 
-    def _get(self, name: str, bucket: str, key: str) -> bytes:
+    def _get(self, name: str, bucket: str, key: str, claim: Claim) -> bytes:
         deadline_s = time.monotonic() + self._config.fetch_timeout_s
         limit_bytes = self._config.max_image_bytes
         answer = self._client().get_object(Bucket=bucket, Key=key)
         with closing(answer["Body"]) as stream:
             if answer["ContentLength"] > limit_bytes:
                 raise ImageSourceError(too_large(name, limit_bytes))
+            claim(answer["ContentLength"])
             body = bytearray()
             while piece := stream.read(PIECE_BYTES):
                 body += piece

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 import pybase64
 from aiohttp.abc import AbstractResolver
 
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
-from deployments.images.http import Downloads, shorten, too_large
+from deployments.image_config import ImageConfig
+from deployments.images.http import Claim, Downloads, shorten, too_large
 from deployments.images.s3 import Buckets
 from deployments.model.errors import ImageError
 
@@ -27,6 +27,10 @@ UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
 MAX_PATH_CHARS = 4096
 LARGE_CHARS = 1024 * 1024  # of base64: more is decoded off the event loop
 FORMS = "an http, https or s3 URL, a data:image/...;base64 URI or base64"
+
+
+def anything(_size_bytes: int) -> None:
+    """Claim without a bound."""
 
 
 class ImageSources:
@@ -42,8 +46,13 @@ class ImageSources:
         self._buckets = Buckets(config)
         self._threads = ThreadPoolExecutor(config.max_fetches, thread_name_prefix="image-source")
 
-    async def read(self, source: bytes | str) -> bytes:
+    async def read(self, source: bytes | str, claim: Claim = anything) -> bytes:
         """Return the encoded bytes of an image.
+
+        Args:
+            source: where it is.
+            claim: called on this event loop with the bytes that it takes, as far as they are
+                known, before they are read; what it raises ends the read.
 
         Raises:
             ImageError: bytes or base64 that exceed the limit.
@@ -52,31 +61,34 @@ class ImageSources:
         if isinstance(source, bytes):
             if len(source) > self._config.max_image_bytes:
                 raise ImageError(too_large("the image", self._config.max_image_bytes))
+            claim(len(source))
             return source
         source = source.strip(BLANKS)
         scheme = SCHEME.match(source)
         if scheme is not None:
-            return await self._read_url(scheme[1].lower(), source)
+            return await self._read_url(scheme[1].lower(), source, claim)
         if self._config.local_files and is_file(source):
-            return await self._in_thread(self._read_file, source)
-        return await self._decode("the image, a string that is not a URL,", source)
+            return await self._in_thread(self._read_file, source, claim)
+        return await self._decode("the image, a string that is not a URL,", source, claim)
 
     async def close(self) -> None:
         """Close connections; reads under way are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._downloads.close()
 
-    async def _read_url(self, scheme: str, source: str) -> bytes:
+    async def _read_url(self, scheme: str, source: str, claim: Claim) -> bytes:
         if scheme in ("http", "https"):
-            return await self._downloads.read(source)
+            return await self._downloads.read(source, claim)
         if scheme == "data":
-            return await self._decode("the content of the data URI", data_payload(source))
+            payload = data_payload(source)
+            return await self._decode("the content of the data URI", payload, claim)
         if scheme == "s3":
-            return await self._in_thread(self._buckets.read, source)
+            return await self._in_thread(self._buckets.read, source, claim)
         if scheme == "file" and not (self._config.local_files or self._config.file_roots):
             raise ImageSourceError(f"files of the server are not read; send {FORMS}")
         if scheme == "file":
-            return await self._in_thread(self._read_file, self._allowed(file_path(source)))
+            path = self._allowed(file_path(source))
+            return await self._in_thread(self._read_file, path, claim)
         raise ImageSourceError(f"the image is a URL of a scheme that is not read; send {FORMS}")
 
     def _allowed(self, path: str) -> str:
@@ -89,17 +101,29 @@ class ImageSources:
             raise ImageSourceError(f"this file of the server is not read; send {FORMS}")
         return real
 
-    def _read_file(self, path: str) -> bytes:
-        return read_file(path, self._config.max_image_bytes)
+    def _read_file(self, path: str, claim: Claim) -> bytes:
+        return read_file(path, self._config.max_image_bytes, claim)
 
-    async def _decode(self, name: str, text: str) -> bytes:
+    async def _decode(self, name: str, text: str, claim: Claim) -> bytes:
         limit_bytes = self._config.max_image_bytes
+        claim(len(text) * 3 // 4)
         if len(text) <= LARGE_CHARS:
             return decode_base64(name, text, limit_bytes)
         return await asyncio.to_thread(decode_base64, name, text, limit_bytes)
 
-    async def _in_thread(self, read: Callable[[str], bytes], source: str) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, read, source)
+    async def _in_thread(
+        self, read: Callable[[str, Claim], bytes], source: str, claim: Claim
+    ) -> bytes:
+        loop = asyncio.get_running_loop()
+
+        async def claim_here(size_bytes: int) -> None:
+            claim(size_bytes)
+
+        def claim_there(size_bytes: int) -> None:
+            claimed = asyncio.run_coroutine_threadsafe(claim_here(size_bytes), loop)
+            claimed.result(self._config.fetch_timeout_s)
+
+        return await loop.run_in_executor(self._threads, read, source, claim_there)
 
 
 def data_payload(uri: str) -> str:
@@ -177,8 +201,8 @@ def file_path(url: str) -> str:
     return unquote(path)
 
 
-def read_file(path: str, limit_bytes: int) -> bytes:
-    """Return the bytes of a regular file.
+def read_file(path: str, limit_bytes: int, claim: Claim) -> bytes:
+    """Return the bytes of a regular file, whose size is claimed first.
 
     Raises:
         ImageSourceError: it is missing, unreadable, too large or no regular file.
@@ -186,7 +210,9 @@ def read_file(path: str, limit_bytes: int) -> bytes:
     name = f"the file {shorten(path)!r}"
     try:
         with open(path, "rb", opener=open_at_once) as file:
-            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
+            is_regular = stat.S_ISREG(status.st_mode)
+            claim(min(status.st_size, limit_bytes))
             data = file.read(limit_bytes + 1) if is_regular else b""
     except OSError as error:
         raise ImageSourceError(f"{name} cannot be read: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """The last steps on a matrix of rows: truncate (Matryoshka), normalise, encode; needs no torch."""
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,9 @@ def check_dimensions(dimensions: int | None, width: int) -> int:
     """
     if dimensions is None:
         return width
-    if isinstance(dimensions, bool) or not 1 <= dimensions <= width:
-        raise OptionError(f"dimensions is {dimensions}; it must be from 1 to {width}")
+    is_whole = isinstance(dimensions, Integral) and not isinstance(dimensions, bool)
+    if not (is_whole and 1 <= dimensions <= width):
+        raise OptionError(f"dimensions is {dimensions!r:.40}; it must be from 1 to {width}")
     return dimensions
 
 

@@ -71,8 +71,9 @@ async def digests(items: Sequence[TokenIds] | Sequence[bytes]) -> list[Key]:
 
 def _digests(items: Sequence[TokenIds] | Sequence[bytes]) -> list[Key]:
     # Any: an array is a buffer, which NumPy's types do not say on Python 3.11.
-    buffers: Sequence[Any] = items
-    return [hashlib.blake2b(buffer, digest_size=KEY_BYTES).digest() for buffer in buffers]
+    buffers: dict[int, Any] = {id(item): item for item in items}  # one image in many places once
+    keys = {x: hashlib.blake2b(y, digest_size=KEY_BYTES).digest() for x, y in buffers.items()}
+    return [keys[id(item)] for item in items]
 
 
 def _size_bytes(item: TokenIds | bytes) -> int:

@@ -13,7 +13,6 @@ from deployments.errors import ServiceError, TowerUnavailableError
 from deployments.messages import ImageChunk, Lane, TextChunk, TowerRows
 from deployments.metrics import RouterMetrics
 from deployments.model.errors import EmbeddingError
-from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
 from deployments.routing.coalescing import Coalescer
 
@@ -31,7 +30,6 @@ class TowerClient:
     Args:
         name: `text` or `vision`.
         handle: of the tower's deployment.
-        budget: of work outstanding.
         cache: of rows; told of the fingerprint in every answer.
         metrics: where retries and reuse are counted.
     """
@@ -40,12 +38,10 @@ class TowerClient:
         self,
         name: str,
         handle: DeploymentHandle[Any],
-        budget: Budget,
         cache: RowCache,
         metrics: RouterMetrics,
     ) -> None:
         self.name = name
-        self.budget = budget
         self.cache = cache
         self.metrics = metrics
         self._handle = handle

@@ -7,16 +7,16 @@ cost, a few of them under way at once, rows into their places, budget given back
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from deployments.config import RouterConfig
-from deployments.messages import ImageChunk, Terms, TextChunk, TowerRows
+from deployments.messages import ImageChunk, Lane, Terms, TextChunk, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
+from deployments.routing.admission import Hold
 from deployments.routing.cache import Key, digests
 from deployments.routing.tower_client import Chunk, TowerClient
 
@@ -24,14 +24,16 @@ T = TypeVar("T", TokenIds, bytes)
 
 
 class TowerRequest(ABC, Generic[T]):
-    """What one request asks of one tower. Call `look_up`, then `run` within `admitted`.
+    """What one request asks of one tower. Call `admit`, then `run`.
 
     Items are the same where their token ids or encoded bytes are.
 
     Args:
-        client: calls the tower; has its budget and its cache.
+        client: calls the tower; has its cache.
         items: token ids or encoded images, by their index in the request.
-        terms: how its chunks are to be treated.
+        hold: of the tower's budget; images have theirs before they are fetched.
+        lane: of its chunks.
+        deadline_s: when nobody waits for it any more, by the event loop's clock.
         limits: of a chunk, and how many are under way at once.
         width: of a full row.
         partial: note the failures of single items instead of raising the first.
@@ -49,7 +51,9 @@ class TowerRequest(ABC, Generic[T]):
         self,
         client: TowerClient,
         items: Mapping[int, T],
-        terms: Terms,
+        hold: Hold,
+        lane: Lane,
+        deadline_s: float,
         limits: RouterConfig,
         width: int,
         partial: bool,
@@ -62,16 +66,21 @@ class TowerRequest(ABC, Generic[T]):
         self.replicas: set[str] = set()
         self.queue_ms = self.device_ms = 0.0
         self._items: list[T] = list(items.values())
-        self._terms = terms
+        self._hold = hold
+        self._lane = lane
+        self._deadline_s = deadline_s
         self._limits = limits
         self._partial = partial
         self._places: dict[Key, list[int]] = {}  # rows of each different item
         self._known: dict[Key, Row] = {}
         self._known_by = ""  # the fingerprint of the known rows
-        self._held = 0  # of the tower's budget
 
-    async def look_up(self) -> None:
-        """Find which items are the same, and which rows are known from earlier requests."""
+    async def admit(self) -> None:
+        """Hold the budget for what has to be computed: items once, without the rows that are known.
+
+        Raises:
+            RequestTooLargeError, OverloadedError: see `Budget.admit`.
+        """
         for place, key in enumerate(await digests(self._items)):
             self._places.setdefault(key, []).append(place)
         cache, metrics = self.client.cache, self.client.metrics
@@ -80,19 +89,7 @@ class TowerRequest(ABC, Generic[T]):
         self._known = {key: row for key, row in rows.items() if row is not None}
         metrics.reuse(self.client.name, "request", len(self._items) - len(self._places))
         metrics.reuse(self.client.name, "cache", len(self._known))
-
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold what has to be computed in the tower's budget, at most for the length of the block.
-
-        Raises:
-            RequestTooLargeError, OverloadedError: see `Budget.admit`.
-        """
-        self._admit(self._missing())
-        try:
-            yield
-        finally:
-            self._release(self._held)
+        self._hold.resize(self._cost_of(self._missing()))
 
     async def run(self) -> None:
         """Get the rows.
@@ -104,7 +101,7 @@ class TowerRequest(ABC, Generic[T]):
         known = list(self._known)
         if known and self.fingerprints | {self.client.cache.fingerprint} != {self._known_by}:
             # The tower was replaced after these rows were kept: its successor computes them too.
-            self._admit(known)
+            self._hold.resize(self._hold.units + self._cost_of(known))
             await self._compute(known)
         elif known:
             rows = np.stack(list(self._known.values()))
@@ -119,7 +116,7 @@ class TowerRequest(ABC, Generic[T]):
         """Return the share of a full chunk that an item takes."""
 
     @abstractmethod
-    def _chunk(self, items: Sequence[T]) -> Chunk:
+    def _chunk(self, items: Sequence[T], terms: Terms) -> Chunk:
         """Return what the tower is sent."""
 
     def _missing(self) -> list[Key]:
@@ -128,14 +125,8 @@ class TowerRequest(ABC, Generic[T]):
     def _of(self, keys: Iterable[Key]) -> list[T]:
         return [self._items[self._places[key][0]] for key in keys]
 
-    def _admit(self, keys: Iterable[Key]) -> None:
-        cost = sum(map(self._cost, self._of(keys)))
-        self.client.budget.admit(cost)
-        self._held += cost
-
-    def _release(self, cost: int) -> None:
-        self._held -= cost
-        self.client.budget.release(cost)
+    def _cost_of(self, keys: Iterable[Key]) -> int:
+        return sum(map(self._cost, self._of(keys)))
 
     async def _compute(self, keys: Sequence[Key]) -> None:
         """Send items in chunks; only some at once, which lets other requests in between."""
@@ -153,13 +144,14 @@ class TowerRequest(ABC, Generic[T]):
     async def _send(self, keys: Sequence[Key]) -> None:
         """Send one chunk and take its answer in."""
         items = self._of(keys)
-        chunk, share = self._chunk(items), sum(map(self._share, items))
-        answer = await self.client.embed(chunk, share)
+        left_s = self._deadline_s - asyncio.get_running_loop().time()
+        chunk = self._chunk(items, Terms(self._lane, max(left_s, 0)))
+        answer = await self.client.embed(chunk, sum(map(self._share, items)))
         for index, key in enumerate(keys):
             if index not in answer.failures:
                 self.client.cache.put(key, answer.rows[index], answer.fingerprint)
         self._put(keys, answer)
-        self._release(sum(map(self._cost, items)))
+        self._hold.done(sum(map(self._cost, items)))
 
     def _put(self, keys: Sequence[Key], answer: TowerRows) -> None:
         """Put rows and failures in their places; a row has several where items are the same.
@@ -193,8 +185,8 @@ class TextRequest(TowerRequest[TokenIds]):
     def _share(self, item: TokenIds) -> float:
         return len(item) / self._limits.max_tokens_per_chunk
 
-    def _chunk(self, items: Sequence[TokenIds]) -> TextChunk:
-        return TextChunk.of(items, self._terms)
+    def _chunk(self, items: Sequence[TokenIds], terms: Terms) -> TextChunk:
+        return TextChunk.of(items, terms)
 
 
 class ImageRequest(TowerRequest[bytes]):
@@ -208,8 +200,8 @@ class ImageRequest(TowerRequest[bytes]):
         limits = self._limits
         return max(1 / limits.max_images_per_chunk, len(item) / limits.max_chunk_bytes)
 
-    def _chunk(self, items: Sequence[bytes]) -> ImageChunk:
-        return ImageChunk(tuple(items), self._terms)
+    def _chunk(self, items: Sequence[bytes], terms: Terms) -> ImageChunk:
+        return ImageChunk(tuple(items), terms)
 
 
 def raise_first(failures: Mapping[int, EmbeddingError]) -> None:

@@ -68,6 +68,7 @@ TABLE: dict[type[BaseException], Answer] = {
     ImageError: Answer(400, "INPUT_IMAGE_INVALID"),
     OptionError: Answer(422, "INPUT_OPTION_INVALID"),
     errors.UnknownModelError: Answer(400, "INPUT_MODEL_NOT_FOUND"),
+    errors.BodyTimeoutError: Answer(408, "REQUEST_TIMEOUT"),
     errors.BodyTooLargeError: Answer(413, "INPUT_BODY_TOO_LARGE"),
     errors.UnsupportedCodingError: Answer(415, "INPUT_CODING_UNSUPPORTED"),
     errors.RequestTooLargeError: Answer(413, "INPUT_REQUEST_TOO_LARGE"),
@@ -136,6 +137,8 @@ def headers_of(error: BaseException) -> dict[str, str]:
             "retry-after": str(ceil(error.retry_after_s)),
             "retry-after-ms": str(ceil(1000 * error.retry_after_s)),
         }
+    if isinstance(error, errors.BodyTimeoutError):
+        return {"connection": "close"}  # the rest of the body is not waited for
     if isinstance(error, errors.UnsupportedCodingError):
         return {"accept-encoding": ", ".join(codings.taken())}
     if isinstance(error, errors.TowerUnavailableError):

@@ -1,4 +1,4 @@
-"""One HTTP exchange: its id, its body, its clock, and its errors as answers."""
+"""One HTTP exchange: its id, its clock, and its errors as answers."""
 
 import asyncio
 import logging
@@ -14,16 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.errors import BodyTooLargeError
 from deployments.messages import Timings
-from serve_app.api import codings
 from serve_app.api.errors import INVALID, Answer, fault, fault_of, headers_of
 from serve_app.api.rendering import JSON
 
 logger = logging.getLogger("ray.serve")
 
 LARGE_BYTES = 256 * 1024  # bodies from here on are parsed and rendered off the event loop
-MAX_DIGITS = 18  # of a length in bytes
 REQUEST_ID = "x-request-id"
 
 P = ParamSpec("P")
@@ -55,29 +52,6 @@ class Clock:
 def request_id(request: Request) -> str:
     """Return the request's id: the client's or Ray Serve's, which also puts it in the answer."""
     return request.headers.get(REQUEST_ID, "")
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body, refusing a larger one before it is in memory.
-
-    Raises:
-        BodyTooLargeError: more than `max_bytes`, as sent or once it is unpacked.
-        RequestError: broken, or packed in a way that is not read here.
-    """
-    packed = codings.codings_of(",".join(request.headers.getlist("content-encoding")))
-    message = f"the body is larger than {max_bytes:,} bytes; send fewer or smaller items"
-    declared = request.headers.get("content-length", "")
-    digits = declared.lstrip("0")  # Python reads no number of thousands of digits
-    if digits.isdecimal() and (len(digits) > MAX_DIGITS or int(digits) > max_bytes):
-        raise BodyTooLargeError(message)
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise BodyTooLargeError(message)
-        parts.append(part)
-    body = b"".join(parts)
-    return await asyncio.to_thread(codings.decoded, body, packed, max_bytes) if packed else body
 
 
 async def call(size_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

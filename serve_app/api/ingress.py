@@ -15,10 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from deployments.config import AppConfig
+from deployments.messages import Lane
+from deployments.routing.admission import Hold
 from serve_app.api import docs, openapi, rendering
-from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error, read_body
+from serve_app.api.body import read_body
+from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error
 from serve_app.api.keys import ApiKey, KeyRing
-from serve_app.api.request import parse
+from serve_app.api.request import EmbeddingRequest, parse
 from serve_app.api.served import Served, models_of
 from serve_app.playground import routes as playground
 
@@ -97,17 +100,37 @@ def _cors(origins: Sequence[str]) -> Middleware:
 
 async def embeddings(request: Request, router: "Router") -> Response:
     """Answer `POST /v1/embeddings`."""
-    with router.metrics.busy():
-        return await _embeddings(request, router)
-
-
-async def _embeddings(request: Request, router: "Router") -> Response:
-    served, clock = _served(router), Clock()
     with router.metrics.refusals():
         key = _key(request)
-        body = await read_body(request, router.config.router.max_body_bytes)
-        with clock.part("parse"):
-            asked = await call(len(body), parse, body, served, request.headers)
+    clock = Clock()
+    with router.bytes.hold(key.lane) as hold:  # of the body, until it is answered
+        with router.metrics.refusals():
+            asked = await _asked(request, router, key, hold, clock)
+        with router.metrics.busy():  # not before: at the end no body is waited for
+            return await _answer(request, router, key, asked, clock)
+
+
+async def _asked(
+    request: Request, router: "Router", key: ApiKey, hold: Hold, clock: Clock
+) -> EmbeddingRequest:
+    """Read and parse the body, which then stays as its items alone."""
+    body = await read_body(request, router.config.router, hold)
+    with clock.part("parse"):
+        asked = await call(len(body), parse, body, _served(router), request.headers)
+    hold.move(_lane(key, asked))
+    return asked
+
+
+def _lane(key: ApiKey, asked: EmbeddingRequest) -> Lane:
+    """Return the lane of a request; a key may keep its caller out of the interactive one."""
+    return "bulk" if "bulk" in (key.lane, asked.lane) else "interactive"
+
+
+async def _answer(
+    request: Request, router: "Router", key: ApiKey, asked: EmbeddingRequest, clock: Clock
+) -> Response:
+    served = _served(router)
+    with router.metrics.refusals():
         form = rendering.Form(
             asked.encodings,
             served.names[0],
@@ -121,8 +144,7 @@ async def _embeddings(request: Request, router: "Router") -> Response:
             asked.dimensions,
             asked.normalized,
             asked.truncate,
-            # A key may keep its caller out of the interactive lane.
-            "bulk" if "bulk" in (key.lane, asked.lane) else "interactive",
+            _lane(key, asked),
             asked.timeout_s,
             asked.partial,
             request.headers.get(FINGERPRINT),

@@ -13,7 +13,8 @@ from typing import Annotated
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from deployments.config import AppConfig, Frozen, PositiveInt
+from deployments.checked import Frozen, PositiveInt
+from deployments.config import AppConfig
 from deployments.errors import (
     KeyFormatError,
     MissingKeyError,

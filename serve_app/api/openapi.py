@@ -80,6 +80,7 @@ RESPONSE_HEADERS = (
 STATUSES = {
     400: "Something in the request has to be changed; the message names the item",
     401: "No API key, or not a known one",
+    408: "The body did not arrive in time; the connection is closed",
     409: "Other weights, precision or preprocessing than asked for",
     413: "More than the server takes in one request",
     415: "A Content-Encoding that is not read here",

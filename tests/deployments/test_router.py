@@ -1,7 +1,6 @@
 """The Router with stand-ins for the towers' handles: what it refuses, sends, merges and says."""
 
 import asyncio
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,91 +13,11 @@ from deployments.errors import (
     RequestError,
     TowerUnavailableError,
 )
-from deployments.messages import ImageChunk, TowerRows
 from deployments.model.errors import ImageError, OptionError
 from deployments.router import Router
+from tests.deployments.fake_towers import WIDTH, Handle, Served, row
 
-WIDTH = 192  # of the shipped checkpoint
 TEXT = "red apple"
-
-
-class Handle:
-    """A tower's handle: a text's row counts up to its length, an image's to its size.
-
-    An image of an odd size cannot be decoded. Nothing is answered while the gate is shut.
-    """
-
-    def __init__(self, name: str, called: asyncio.Semaphore | None = None) -> None:
-        self.name = name
-        self.called = called or asyncio.Semaphore(0)
-        self.fingerprint = "one"
-        self.fingerprints: list[str] = []  # of the next answers, before the lasting one
-        self.error: Exception | None = None
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.chunks: list[object] = []
-        self.cancelled = 0
-        self.embed = self
-        self.ready = SimpleNamespace(remote=self.ask)
-        self.asked = 0
-
-    def remote(self, chunks):
-        self.chunks += chunks
-        self.called.release()
-        return Response(self, lambda: tuple(map(self.rows, chunks)))
-
-    def ask(self):
-        self.asked += 1
-        return Response(self, self.say)
-
-    def say(self) -> str:
-        return self.fingerprints.pop(0) if self.fingerprints else self.fingerprint
-
-    def rows(self, chunk) -> TowerRows:
-        items = chunk.images if isinstance(chunk, ImageChunk) else chunk.texts()
-        results = [row(len(item)) for item in items]
-        if isinstance(chunk, ImageChunk):
-            bad = ImageError("cannot be decoded")
-            results = [bad if len(x) % 2 else y for x, y in zip(items, results, strict=True)]
-        return TowerRows.of(results, WIDTH, 1.0, 2.0, f"{self.name}:a", self.say())
-
-
-class Response:
-    def __init__(self, handle, answer) -> None:
-        self.handle, self.answer = handle, answer
-
-    def __await__(self):
-        yield from self.handle.gate.wait().__await__()
-        if self.handle.error is not None:
-            raise self.handle.error
-        return self.answer()
-
-    def cancel(self) -> None:
-        self.handle.cancelled += 1
-
-
-def row(size: int):
-    return np.arange(1, WIDTH + 1, dtype=np.float32) * size
-
-
-class Served:
-    """A Router and its towers."""
-
-    def __init__(self, **limits) -> None:
-        self.called = asyncio.Semaphore(0)
-        self.text, self.vision = Handle("text", self.called), Handle("vision", self.called)
-        config = AppConfig.model_validate({"router": limits})
-        self.router = Router(config, self.text, self.vision)
-
-    async def start(self, *args, **options):
-        """Begin a request and let it run until it has called a tower."""
-        task = asyncio.create_task(self.router.embed(*args, **options))
-        await self.called.acquire()
-        return task
-
-    async def outstanding(self):
-        stats = await self.router.record_autoscaling_stats()
-        return stats["text_tokens_outstanding"], stats["images_outstanding"]
 
 
 @pytest.fixture
@@ -145,6 +64,32 @@ async def test_what_can_be_refused_is_refused_before_any_work(items, options, er
     with pytest.raises(error, match=message):
         await served.router.embed(items, **options)
     assert served.text.chunks == []
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("task", ["retrieval.passage", 1, []]),
+        ("dimensions", ["8", 8.0, True, 0, 193]),
+        ("normalized", [None, 1, "yes"]),
+        ("truncate", [None, 0, "end", np.zeros(2)]),
+        ("lane", ["urgent", None, "Bulk", ["bulk"]]),
+        ("timeout_s", [0, -1, float("nan"), "5", True, float("-inf")]),
+        ("partial", [None, 1, "partial"]),
+    ],
+)
+async def test_an_option_without_a_meaning_is_refused_before_anything_is_counted(
+    counted, option, values
+):
+    """A caller by handle may send anything; each is one refusal, and no request of any lane."""
+    served = Served()
+    for value in values:
+        with pytest.raises(OptionError, match=rf"^{option} is "):
+            await served.router.embed([TEXT], **{option: value})
+    assert dict(counted) == {("jina_clip_refusals", "OptionError"): len(values)}
+    assert served.text.chunks == []
+    for good in (np.float32(5), 5, float("inf"), None):
+        await served.router.embed([TEXT], timeout_s=good, dimensions=np.int64(8))
 
 
 async def test_a_modality_without_a_tower_is_refused(images):

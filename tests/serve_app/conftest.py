@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.config import AppConfig, ImageConfig, RouterConfig, TextTowerConfig
+from deployments.config import AppConfig, RouterConfig, TextTowerConfig
+from deployments.image_config import ImageConfig
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
 from serve_app.api.served import Served

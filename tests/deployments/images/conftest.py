@@ -10,8 +10,8 @@ import pytest
 from aiohttp.abc import AbstractResolver
 
 import serve_app
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
+from deployments.image_config import ImageConfig
 from deployments.images.addresses import AddressRules
 from deployments.images.sources import ImageSources
 

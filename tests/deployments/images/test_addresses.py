@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployments.config import ImageConfig
+from deployments.image_config import ImageConfig
 from deployments.images.addresses import (
     AddressRules,
     GuardedResolver,

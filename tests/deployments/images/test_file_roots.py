@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
+from deployments.image_config import ImageConfig
 from deployments.images.sources import ImageSources
 from serve_app.gallery import FOLDER
 

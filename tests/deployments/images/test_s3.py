@@ -12,10 +12,10 @@ from botocore.exceptions import ReadTimeoutError
 from moto.server import ThreadedMotoServer
 
 import serve_app
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
+from deployments.image_config import ImageConfig
 from deployments.images.s3 import Buckets
-from deployments.images.sources import ImageSources
+from deployments.images.sources import ImageSources, anything
 
 CAT = (Path(serve_app.__file__).parent / "gallery" / "cat-face.png").read_bytes()
 
@@ -76,8 +76,8 @@ async def test_only_listed_buckets_are_read(url: str) -> None:
     """A bucket that exists is refused unless it is listed, and none is by default."""
     assert "not one that images are read from (images.s3_buckets)" in await refusal(url)
     with pytest.raises(ImageSourceError, match="not one that images are read from"):
-        Buckets(ImageConfig()).read("s3://open/cat.png")
-    assert Buckets(ImageConfig(s3_buckets=("closed",))).read("s3://closed/cat.png") == CAT
+        Buckets(ImageConfig()).read("s3://open/cat.png", anything)
+    assert Buckets(ImageConfig(s3_buckets=("closed",))).read("s3://closed/cat.png", anything) == CAT
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_body_is_bounded_while_it_is_read(
     buckets = Buckets(ImageConfig(s3_buckets=("open",), **settings))
     monkeypatch.setattr(buckets, "_client", Client)
     with pytest.raises(ImageSourceError, match=reason):
-        buckets.read("s3://open/cat.png")
+        buckets.read("s3://open/cat.png", anything)
     assert stream.closed
     assert stream.num_read <= 101
 

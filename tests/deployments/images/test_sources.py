@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import serve_app
-from deployments.config import ImageConfig
 from deployments.errors import ImageSourceError
+from deployments.image_config import ImageConfig
 from deployments.images.sources import LARGE_CHARS, ImageSources, decode_base64
 from deployments.model.errors import ImageError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deployments.errors import DeadlineError
-from deployments.messages import ImageChunk, TowerRows
+from deployments.messages import ImageChunk, Terms, TowerRows
 from deployments.model.errors import ImageError
 from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
@@ -31,6 +31,7 @@ class Tower:
         self.reused: Counter[str] = Counter()
         self.computed: Counter[int] = Counter()
         self.chunks: list[list[int]] = []
+        self.terms: list[Terms] = []
         self.under_way = self.most_under_way = self.cancelled = 0
         self.gate = asyncio.Semaphore(0 if gated else 10_000)
         self.fingerprint = "v1"
@@ -43,6 +44,7 @@ class Tower:
         firsts = [int(item[0]) for item in items]
         self.computed.update(firsts)
         self.chunks.append(firsts)
+        self.terms.append(chunk.terms)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

@@ -8,7 +8,6 @@ from ray.exceptions import ActorUnavailableError
 
 from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
 from deployments.messages import Terms, TextChunk, TowerRows
-from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
 from deployments.routing.tower_client import TowerClient
 
@@ -73,7 +72,7 @@ class Metrics:
 
 
 def client_of(handle: Handle) -> TowerClient:
-    return TowerClient("text", handle, Budget("tokens", 100), RowCache(0), Metrics())
+    return TowerClient("text", handle, RowCache(0), Metrics())
 
 
 async def ask(client, *numbers, lane="interactive"):

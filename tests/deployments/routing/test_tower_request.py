@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from deployments.config import RouterConfig
 from deployments.errors import DeadlineError, OverloadedError, TowerUnavailableError
-from deployments.messages import Terms
 from deployments.model.errors import EmbeddingError, ImageError
 from deployments.routing.tower_request import ImageRequest, TextRequest, cut, together
 
@@ -27,17 +26,21 @@ def texts_of(firsts):
     return {2 * i: np.array([first, 1], np.int32) for i, first in enumerate(firsts)}
 
 
-async def run(request):
-    await request.look_up()
-    with request.admitted():
+async def run(kind, tower, items, lane="interactive", partial=False):
+    with tower.budget.hold(lane) as hold:
+        request = kind(tower, items, hold, lane, in_a_minute(), LIMITS, WIDTH, partial)
+        await request.admit()
         await request.run()
     return request
 
 
+def in_a_minute():
+    return asyncio.get_running_loop().time() + 60
+
+
 async def embed(tower, firsts, partial=False, lane="interactive"):
     """Return the first column of the rows of texts, and their failures by place in `firsts`."""
-    request = TextRequest(tower, texts_of(firsts), Terms(lane, 60), LIMITS, WIDTH, partial)
-    await run(request)
+    request = await run(TextRequest, tower, texts_of(firsts), lane, partial)
     assert request.indices == [2 * i for i in range(len(firsts))]
     failures: dict[int, EmbeddingError] = {i // 2: x for i, x in request.failures.items()}
     return request.rows[:, 0].tolist(), failures
@@ -59,7 +62,7 @@ async def test_rows_come_in_the_requests_order_over_several_chunks(make_tower):
     """Each chunk has as many tokens as allowed, and a larger text goes alone."""
     tower = make_tower()
     items = texts_of(range(1, 8)) | {14: np.arange(20, 40, dtype=np.int32)}
-    request = await run(TextRequest(tower, items, Terms("bulk", 60), LIMITS, WIDTH, False))
+    request = await run(TextRequest, tower, items, "bulk")
     assert sorted(tower.chunks) == [[1, 2, 3, 4], [5, 6, 7], [20]]
     np.testing.assert_array_equal(request.rows[:, 0], [1, 2, 3, 4, 5, 6, 7, 20])
     assert request.rows.shape == (8, WIDTH)
@@ -70,8 +73,7 @@ async def test_images_are_cut_by_number_and_by_bytes(make_tower):
     sizes = [1] * 5 + [50, 50, 50, 101]
     images = {i: bytes([i + 1]) * size for i, size in enumerate(sizes)}
     tower = make_tower()
-    request = ImageRequest(tower, images, Terms("interactive", 60), LIMITS, WIDTH, False)
-    await run(request)
+    request = await run(ImageRequest, tower, images)
     assert sorted(tower.chunks) == [[1, 2, 3, 4], [5, 6], [7, 8], [9]]
     np.testing.assert_array_equal(request.rows[:, 0], range(1, 10))
     assert tower.budget.arrived_total == 9
@@ -134,11 +136,22 @@ async def test_only_what_is_computed_counts_against_the_budget(make_tower):
     """Nine copies of a text fit in a budget for two, and kept rows need none."""
     tower = make_tower(cache_bytes=CACHE_BYTES, limit=4)
     assert (await embed(tower, [5] * 9))[0] == [5] * 9
-    tower.budget.admit(4)
+    tower.budget.admit(4, "bulk")
     with pytest.raises(OverloadedError):
         await embed(tower, [6])
     assert (await embed(tower, [5]))[0] == [5]
-    tower.budget.release(4)
+    tower.budget.release(4, "bulk")
+
+
+async def test_a_chunk_says_how_long_its_caller_still_waits(make_tower):
+    """Each its own time: a later chunk of a request has less of it left."""
+    tower = make_tower(gated=True)
+    request = await start(tower, range(1, 21))
+    await asyncio.sleep(0.05)
+    tower.answer()
+    await request
+    first, *_, last = (terms.timeout_s for terms in tower.terms)
+    assert last + 0.04 < first <= 60
 
 
 async def test_what_is_refused_is_not_sent(make_tower):
@@ -208,7 +221,7 @@ async def test_known_rows_are_computed_again_where_the_rest_comes_from_another_t
     await embed(tower, [5, 6])
     tower.fingerprint = "v2"
     items = texts_of([5, 7, 6])
-    request = await run(TextRequest(tower, items, Terms("bulk", 60), LIMITS, WIDTH, False))
+    request = await run(TextRequest, tower, items, "bulk")
     assert request.rows[:, 0].tolist() == [5, 7, 6]
     assert request.fingerprints == {"v2"}
     assert tower.computed == {5: 2, 6: 2, 7: 1}
@@ -219,9 +232,10 @@ async def test_rows_known_when_another_request_hears_a_new_tower_are_computed_ag
     """Between looking up and answering the tower may have been replaced."""
     tower = make_tower(cache_bytes=CACHE_BYTES)
     await embed(tower, [5])
-    request = TextRequest(tower, texts_of([5]), Terms("bulk", 60), LIMITS, WIDTH, False)
-    await request.look_up()
-    with request.admitted():
+    with tower.budget.hold("bulk") as hold:
+        asked = hold, "bulk", in_a_minute(), LIMITS, WIDTH, False
+        request = TextRequest(tower, texts_of([5]), *asked)
+        await request.admit()
         tower.fingerprint = "v2"
         tower.cache.heard("v2")
         await request.run()
@@ -232,11 +246,10 @@ async def test_rows_known_when_another_request_hears_a_new_tower_are_computed_ag
 async def test_an_answer_says_who_made_it_and_what_took_longest(make_tower):
     """Kept rows name the tower that made them, but no replica and no time."""
     tower = make_tower(cache_bytes=CACHE_BYTES)
-    terms = Terms("interactive", 60)
-    request = await run(TextRequest(tower, texts_of(range(1, 7)), terms, LIMITS, WIDTH, False))
+    request = await run(TextRequest, tower, texts_of(range(1, 7)))
     assert (request.fingerprints, request.replicas) == ({"v1"}, {"text:a"})
     assert (request.queue_ms, request.device_ms) == (2.0, 40.0)
-    request = await run(TextRequest(tower, texts_of([1]), terms, LIMITS, WIDTH, False))
+    request = await run(TextRequest, tower, texts_of([1]))
     assert (request.fingerprints, request.replicas) == ({"v1"}, set())
     assert (request.queue_ms, request.device_ms) == (0.0, 0.0)
 

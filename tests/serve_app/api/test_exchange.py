@@ -5,7 +5,7 @@ import logging
 import pytest
 from starlette.requests import Request
 
-from deployments.errors import BodyTooLargeError, OverloadedError, TowerUnavailableError
+from deployments.errors import OverloadedError, TowerUnavailableError
 from serve_app.api import exchange
 from serve_app.api.errors import FieldError
 
@@ -49,24 +49,3 @@ async def test_failures_are_louder_than_refusals_and_overload_is_quiet(logged, e
     await exchange.on_error(request(), error)
     (record,) = logged
     assert record.levelname == level
-
-
-def sent(body: bytes, content_length: str) -> Request:
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    headers = [(b"content-length", content_length.encode())]
-    return Request({"type": "http", "headers": headers}, receive)
-
-
-@pytest.mark.parametrize("declared", ["3", "0" * 5000 + "3", "", "x", "-3"])
-async def test_a_body_is_read_whatever_length_is_declared(declared):
-    """The server counts for itself; thousands of digits are no error of its own."""
-    assert await exchange.read_body(sent(b"abc", declared), 3) == b"abc"
-
-
-@pytest.mark.parametrize("declared", ["4", "9" * 5000, "0" * 5000 + "4"])
-async def test_a_declared_length_over_the_limit_is_refused_unread(declared):
-    """Before a byte of the body is in memory."""
-    with pytest.raises(BodyTooLargeError, match="larger than 3 bytes"):
-        await exchange.read_body(sent(b"", declared), 3)

@@ -16,6 +16,7 @@ from deployments.errors import OverloadedError, RequestError, ServiceError
 from deployments.messages import Embeddings, TextItem, Timings, Usage
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
+from deployments.routing.admission import Budget
 from serve_app.api import ingress
 from serve_app.api.keys import digest_of
 
@@ -50,6 +51,7 @@ class StandIn:
         self.config = config
         self.architecture = Architecture.read(DEMO)
         self.metrics = Metrics()
+        self.bytes = Budget("bytes", config.router.max_queued_bytes, config.router.bulk_share)
         self.asked: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
         self.is_ready = True

@@ -29,9 +29,11 @@ from deployments.messages import Embeddings, TextItem, Timings, Usage
 from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from deployments.model.output import finish
+from deployments.routing.admission import Budget
 from serve_app import gallery
 from serve_app.api import rendering
-from serve_app.api.exchange import Clock, json_response, on_error, read_body
+from serve_app.api.body import read_body
+from serve_app.api.exchange import Clock, json_response, on_error
 from serve_app.api.request import EmbeddingRequest, parse
 from serve_app.api.served import Served, models_of
 from serve_app.listening import LOOPBACK, free_port
@@ -75,7 +77,8 @@ class StandIn:
         clock = Clock()
         try:
             self.check_key(request)
-            body = await read_body(request, self.served.config.router.max_body_bytes)
+            with Budget("bytes", 100_000_000).hold("interactive") as hold:
+                body = await read_body(request, self.served.config.router, hold)
             asked = parse(body, self.served)
             self.bodies.append(json.loads(body))
             if SLOW in body:
