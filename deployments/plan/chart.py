@@ -22,6 +22,7 @@ COLOURS = {
 }
 BOUND = "#4a4e57"
 DAY_S = 86_400.0
+FRONTIER_BOUNDS = 8  # what costs more than so many times the bound is not drawn
 
 
 def plot(report: PlanReport, path: Path) -> None:
@@ -94,7 +95,8 @@ def _draw_frontier(axes: "Axes", name: str, start: StartReport) -> None:
     axes.scatter(*at, s=90, marker="*", color=COLOURS[ours.name], zorder=3)
     axes.axvline(start.bound.gpu_hours, color=BOUND, linestyle="--", linewidth=1)
     axes.axhline(0.01, color=BOUND, linestyle=":", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="GPU-hours", ylabel="items late")
+    axes.set(yscale="log", xlabel="GPU-hours", ylabel="items late")
+    axes.set_xlim(0, FRONTIER_BOUNDS * start.bound.gpu_hours)
     axes.set_ylim(1, 8e-5)
     axes.set_yticks([1, 0.1, 0.01, 1e-3, 1e-4], ["100%", "10%", "1%", "0.1%", "0.01%\nor less"])
     title = f"{name}: settings tried, {start.startup_s:g} s (star: ours, dashes: bound)"

@@ -130,17 +130,16 @@ class WorkBased:
         counts = np.zeros(len(self._targets))
         state = zip(
             view.outstanding.tolist(),
-            view.arrived.tolist(),
             view.target.tolist(),
             view.running.tolist(),
             strict=True,
         )
-        for setting, (outstanding, arrived, target, running) in enumerate(state):
+        for setting, (outstanding, target, running) in enumerate(state):
             seen = Observation(
                 now_s=view.now_s,
                 outstanding=outstanding,
                 queued=0.0,
-                arrived={"router": arrived},
+                arrived={"router": view.arrived},
                 throughput=self._tower.rate,
                 target=target,
                 running=running,

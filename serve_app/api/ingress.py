@@ -22,6 +22,7 @@ from serve_app.api.body import read_body
 from serve_app.api.classification import answer_of
 from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error
 from serve_app.api.keys import ApiKey, KeyRing
+from serve_app.api.leases import ask_actor
 from serve_app.api.request import ClassificationRequest, EmbeddingRequest, ItemsRequest, parse_as
 from serve_app.api.served import Served, models_of
 from serve_app.playground import routes as playground
@@ -89,7 +90,13 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         middleware=[_cors(origins)] if origins else [],
     )
     app.router.redirect_slashes = False
-    app.state.keys = KeyRing(config)
+    alone = config.router.most_replicas == 1
+    ask = None if alone else ask_actor()
+
+    def on_alone() -> None:
+        router_of().metrics.unleased()
+
+    app.state.keys = KeyRing(config, ask=ask, on_alone=on_alone)
     return app
 
 
@@ -145,7 +152,7 @@ async def _embeddings(
             served.image_price_tokens,
             rendering.negotiate(request.headers.get("accept", "")),
         )
-    with _keys(request).admit(key, len(asked.items)):
+    async with _keys(request).admit(key, len(asked.items)):
         answer = await router.embed(
             asked.items,
             asked.task,
@@ -166,7 +173,7 @@ async def _classification(
     request: Request, router: "Router", key: ApiKey, asked: ClassificationRequest, clock: Clock
 ) -> Response:
     """Answer `POST /v1/classify`."""
-    with _keys(request).admit(key, len(asked.items)):
+    async with _keys(request).admit(key, len(asked.items)):
         answer = await router.classify(
             asked.items,
             asked.labels,  # type: ignore[arg-type]  # the Router reads them

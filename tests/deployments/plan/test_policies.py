@@ -24,7 +24,7 @@ TARGETS = Targets(work_per_replica=1e9, startup_s=20.0)
 
 def view(now_s: float, target: int = 1, running: int = 1, ongoing: float = 0.0) -> View:
     none, counts = np.zeros(1), (np.array([running]), np.array([target]))
-    return View(now_s, none.copy(), none, 0.0, lambda: np.array([ongoing]), *counts)
+    return View(now_s, none.copy(), 0.0, none, 0.0, lambda: np.array([ongoing]), *counts)
 
 
 def steady_load(per_s: float, cost: float, duration_s: float) -> Load:

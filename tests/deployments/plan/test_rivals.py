@@ -20,7 +20,8 @@ def view(now_s: float, target: int, **seen: float) -> View:
     return View(
         now_s=now_s,
         outstanding=one("outstanding"),
-        arrived=one("arrived"),
+        arrived=seen.get("arrived", 0.0),
+        served=one("arrived"),
         num_requests=seen.get("num_requests", 0.0),
         count_ongoing=lambda: one("ongoing"),
         running=np.array([target]),
