@@ -30,7 +30,7 @@ IN_FRONT = ("Router", "haproxy", "proxy")
 
 def cores_in_front_per_gpu(measured: dict[str, Any]) -> float:
     """Return how many cores the Routers and the proxy take for each GPU."""
-    cpu_ms = measured["cpu_ms_per_request"]
+    cpu_ms: dict[str, float] = measured["cpu_ms_per_request"]
     in_front_ms = sum(cpu_ms.get(kind, 0.0) for kind in IN_FRONT)
     return round(in_front_ms / 1e3 * gpu_requests_per_s(measured["many callers"]), 2)
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EXIT_ROWS_FAILED = 3
 EXIT_TOO_MANY_ERRORS = 4
+EXIT_FILES_LOST = 5
+SHOWN_FILES = 20
 HELPERS_CPUS = 1  # writing
 REFRESH_PER_S = 2  # of the terminal; at 12 it took 9% of the driver's time
 LOG_PERIOD_S = 30.0
@@ -53,6 +55,13 @@ LOG_PERIOD_S = 30.0
     help="Blocks under way beyond one a replica; fewer cost less when the job is killed.",
 )
 @click.option("--max-errors", type=click.IntRange(0), help="Stop above so many rows with errors.")
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    metavar="PATTERN",
+    help="Names of files of the input to pass over, as *.txt; may be repeated.",
+)
 @click.option("--resume", is_flag=True, help="Continue the job in OUTPUT.")
 @click.option("--dry-run", is_flag=True, help="Sample the input and say how long it will take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -73,6 +82,7 @@ def bulk(
     block_rows: int,
     blocks_ahead: int | None,
     max_errors: int | None,
+    ignored: tuple[str, ...],
     resume: bool,
     dry_run: bool,
     as_json: bool,
@@ -82,27 +92,25 @@ def bulk(
 ) -> None:
     """Embed the rows of INPUT into parquet files in the folder OUTPUT.
 
-    INPUT is parquet, JSONL, CSV, images or WebDataset tars: a file, folder or glob, local or
-    s3://. Settings are those of `up`: model.source=jinaai/jina-clip-v2 text.num_gpus=1
+    INPUT is Parquet, ORC, Feather, JSON, CSV, images or WebDataset tars, packed or not: a file,
+    folder or glob, local or s3://, gs://, abfs://. Settings are those of `up`:
+    model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     Exit codes: 0 all rows have their vectors, 3 some have an error instead, 4 stopped by
-    --max-errors, 1 the job cannot run, 2 the command line is wrong.
+    --max-errors, 5 files of the input were left out (see --ignore), 1 the job cannot run, 2 the
+    command line is wrong.
     """
     from deployments.bulk import TooManyErrorsError, estimate, prepare
 
     console = Console(stderr=True)
     kept = tuple(name for name in (identifier, *keep) if name is not None)
     try:
-        job = prepare(
-            source,
-            output,
-            embed_options(path, settings, text, image, options),
-            kept,
-            block_rows,
-            max_errors,
-            blocks_ahead,
-        )
-        with ray_running(job.options, address):
+        chosen = embed_options(path, settings, text, image, options)
+        with ray_running(chosen, address):
+            job = prepare(
+                source, output, chosen, kept, block_rows, max_errors, blocks_ahead, ignored
+            )
+            say_lost(job.plan.lost, console)
             if dry_run:
                 figures = asdict(estimate(job))
             else:
@@ -116,6 +124,16 @@ def bulk(
     click.echo(json.dumps(figures) if as_json else report(figures))
     if not dry_run and summary.total_errors:
         context.exit(EXIT_ROWS_FAILED)
+    if job.plan.lost:
+        context.exit(EXIT_FILES_LOST)
+
+
+def say_lost(lost: Mapping[str, str], console: Console) -> None:
+    """Name the files whose rows will be missing, or some of them, before the job runs."""
+    for path, fault in list(lost.items())[:SHOWN_FILES]:
+        console.print(f"Left out: {path}: {fault}", markup=False, soft_wrap=True)
+    if len(lost) > SHOWN_FILES:
+        console.print(f"Left out: {len(lost) - SHOWN_FILES:,} more files", markup=False)
 
 
 def embed_options(
@@ -174,9 +192,10 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
 def needed_cpus(options: "EmbedOptions") -> int:
     """Return the CPUs that all stages reserve at their largest, rounded up."""
     cpus = options.workers.max + HELPERS_CPUS
-    if options.text is not None:
+    unknown = options.text is None and options.image is None  # until the input is looked at
+    if unknown or options.text is not None:
         cpus += int(-(-options.text_replicas.max * options.app.text.num_cpus // 1))
-    if options.image is not None:
+    if unknown or options.image is not None:
         cpus += int(-(-options.vision_replicas.max * options.app.vision.num_cpus // 1))
     return cpus
 

@@ -46,6 +46,7 @@ HAPROXY_SETTINGS = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # for a caller who neither sends nor reads
 }
+WITHOUT_TOKEN = "whoever reaches its ports can run code here (RAY_AUTH_MODE)"
 BUFFER_SHARE = 32  # HAProxy's buffers take at most this part of the memory
 BUFFERS = 2 * 4096  # one each way, for as many connections as Ray Serve lets it have
 LEAST_BUFFER_BYTES, MOST_BUFFER_BYTES = 16 * 1024, MIB
@@ -149,12 +150,21 @@ def describe_mode(ingress: Ingress) -> str:
     fast_loop = importlib.util.find_spec("uvloop") and os.environ.get("RAY_USE_UVLOOP") != "0"
     grpc = os.environ.get("RAY_SERVE_USE_GRPC_BY_DEFAULT") == "1"
     limit = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", 4 * MIB))
+    without = "" if asks_for_token(os.environ) else f" Ray has no token: {WITHOUT_TOKEN}."
     return (
         f"Mode: {proxy[ingress.proxy]}, "
         f"{'uvloop' if fast_loop else 'asyncio (slower; uvloop is not installed)'}, "
         + (f"gRPC of up to {limit // MIB} MiB" if grpc else "Ray actor calls (slower)")
-        + " between deployments."
+        + f" between deployments.{without}"
     )
+
+
+def asks_for_token(environment: Mapping[str, str]) -> bool:
+    """Tell whether Ray's own ports, which are open to the network, ask for a token.
+
+    A local cluster of Ray 2.60 does where nothing else is set.
+    """
+    return environment.get("RAY_AUTH_MODE", "token").lower() == "token"
 
 
 def needed_ports(ingress: Ingress) -> list[tuple[str, int, str]]:
@@ -182,7 +192,7 @@ def holder(port: int) -> str:
     """Return the process that listens on a port, as far as this user may see it."""
     with suppress(psutil.Error):  # it has just ended, or the system tells its owner only
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            listens = connection.status == psutil.CONN_LISTEN and port in connection.laddr
             if listens and connection.pid is not None:
                 command = " ".join(psutil.Process(connection.pid).cmdline())
                 return f"process {connection.pid} ({command[:80]})"

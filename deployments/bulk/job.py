@@ -87,7 +87,8 @@ class BulkJob:
                     if show is not None:
                         show(progress)
                     self._check(progress)
-        return progress.summary(self.output, len(self.plan.blocks), len(finished))
+        blocks = len(self.plan.blocks)
+        return progress.summary(self.output, blocks, len(finished), self.plan.lost)
 
     def _figures(self, todo: list[RowBlock], identity: Identity) -> Iterator[dict[str, Any]]:
         """Run the pipeline; yields the figures of each block once it is written."""
@@ -163,8 +164,11 @@ def prepare(
     block_rows: int = 512,
     max_errors: int | None = None,
     blocks_ahead: int | None = None,
+    ignored: tuple[str, ...] = (),
 ) -> BulkJob:
-    """Look at the input and settle what there is to do; nothing runs yet.
+    """Look at the input and settle what there is to do; no row is embedded yet.
+
+    A large input is looked at in tasks of the Ray that is initialised, if there is one.
 
     Where the options name no column, `text` and `image` of the input are taken. Images may come
     from the bucket of the input.
@@ -173,7 +177,7 @@ def prepare(
         OptionError: the input or a column of it is not there.
         CheckpointError: there is no such model.
     """
-    plan = cut_input(source, block_rows)
+    plan = cut_input(source, block_rows, ignored)
     layout = Layout.choose(plan, options.text, options.image, kept)
     images = options.images
     if source.startswith(S3):

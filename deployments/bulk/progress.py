@@ -29,6 +29,7 @@ class Summary:
         tokens_per_s: tokens over seconds.
         images_per_s: images over seconds.
         stage_s: seconds that all workers of a stage were at work, by stage.
+        lost: files of the input whose rows are not in the output, or not all, and why.
     """
 
     output: str
@@ -46,6 +47,7 @@ class Summary:
     tokens_per_s: float
     images_per_s: float
     stage_s: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 class JobProgress:
@@ -113,7 +115,9 @@ class JobProgress:
             f"{self.errors:,} errors{left}"
         )
 
-    def summary(self, output: str, blocks: int, resumed_blocks: int) -> Summary:
+    def summary(
+        self, output: str, blocks: int, resumed_blocks: int, lost: Mapping[str, str]
+    ) -> Summary:
         """Return the figures of the job so far."""
         return Summary(
             output=output,
@@ -131,6 +135,7 @@ class JobProgress:
             tokens_per_s=self.per_s(self.tokens),
             images_per_s=self.per_s(self.images),
             stage_s={name: round(value, 3) for name, value in self._stage_s.items()},
+            lost=dict(lost),
         )
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from deployments.plan.load import Floats, Load
 from deployments.plan.tower import Flags, Ints, Tower
-from deployments.plan.traffic import Floats, Load
 
 BLOCK_S = 1800
 
@@ -39,7 +39,8 @@ def clairvoyant(load: Load, tower: Tower) -> Bound:
     """Return the bound for a load with the tower's rate, start-up, objective and least replicas."""
     end = max(math.ceil(load.duration_s), 1)
     arrival = np.floor(load.arrival_s).astype(np.int64)
-    due = np.ceil(load.arrival_s + load.cost / tower.rate + tower.slack_s).astype(np.int64)
+    own_s = load.cost / load.number / tower.rate
+    due = np.ceil(load.arrival_s + own_s + tower.slack_s).astype(np.int64)
     replicas = np.full(end, tower.min_replicas, np.int64)
     lengths = interval_lengths(int(tower.startup_s))
     # What falls due within a span counts for the next longer length: later, so still a bound.

@@ -1,23 +1,20 @@
 """A simulated tower: replicas that take time to start, and one queue that all of them serve.
 
-The queue is a fluid while the policy runs; what each request waited is then computed exactly for
-the replicas that ran.
+Several settings of a policy are simulated side by side on the same load: what differs between them
+is an array with an element for each. The queue is a fluid while the policy runs; what each request
+waited is then computed for the replicas that ran.
 """
 
 import math
-from bisect import bisect_right
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.plan.traffic import Floats, Load
+from deployments.plan.load import STEPS_PER_S, Floats, Load
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-STEPS_PER_S = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +41,51 @@ class Tower:
 
 
 class SimulatedReplicas:
-    """Replicas of one tower; a new one serves after its start-up."""
+    """Replicas of one tower under each setting; a new one serves after its start-up.
 
-    def __init__(self, running: int, startup_s: float) -> None:
-        self.running = running
-        self._starting: deque[float] = deque()
-        self._startup_s = startup_s
+    Args:
+        running: int64 [settings], those that serve at the beginning.
+        startup_s: float64 [settings], whole seconds; a fraction counts as one more.
 
-    @property
-    def count(self) -> int:
-        """Running and starting."""
-        return self.running + len(self._starting)
+    Attributes:
+        running: int64 [settings], those that serve.
+        count: int64 [settings], running and starting.
+    """
 
-    def advance(self, now_s: float) -> None:
+    def __init__(self, running: Ints, startup_s: Floats) -> None:
+        self.running = running.copy()
+        self.count = running.copy()
+        self._startup = np.ceil(startup_s).astype(np.int64)
+        self._settings = np.arange(len(running))
+        self._starting = np.zeros((int(self._startup.max()) + 1, len(running)), np.int64)
+
+    def advance(self, second: int) -> None:
         """Let those serve whose start-up is over."""
-        while self._starting and self._starting[0] <= now_s:
-            self._starting.popleft()
-            self.running += 1
+        ready = self._starting[second % len(self._starting)]
+        self.running += ready
+        ready[:] = 0
 
-    def aim_for(self, target: int, now_s: float) -> None:
+    def aim_for(self, target: Ints, second: int) -> None:
         """Start what is missing; stop the newest first, as Serve does."""
-        for _ in range(target - self.count):
-            self._starting.append(now_s + self._startup_s)
-        for _ in range(self.count - target):
-            if self._starting:
-                self._starting.pop()
-            else:
-                self.running -= 1
+        missing = target - self.count
+        if not missing.any():
+            return
+        slots = (second + self._startup) % len(self._starting)
+        self._starting[slots, self._settings] += np.maximum(missing, 0)
+        for setting in np.flatnonzero(missing < 0):
+            self._stop(int(setting), int(-missing[setting]), second)
+        self.count += missing
+
+    def _stop(self, setting: int, surplus: int, second: int) -> None:
+        startup = int(self._startup[setting])
+        for until_s in range(startup, 0, -1):
+            slot = (second + until_s) % len(self._starting)
+            stopped = min(int(self._starting[slot, setting]), surplus)
+            self._starting[slot, setting] -= stopped
+            surplus -= stopped
+            if not surplus:
+                return
+        self.running[setting] -= surplus
 
 
 class Queue:
@@ -81,85 +96,106 @@ class Queue:
         tower: rate and limits.
         begin: the first second.
         end: the last, not included.
+        num_settings: simulated side by side.
 
     Attributes:
-        outstanding: cost admitted and not served.
-        admitted: cost admitted since the beginning.
-        refused: bool [requests].
+        outstanding: float64 [settings], cost admitted and not served.
+        arrived: cost that has arrived since the beginning.
+        refused_cost: float64 [settings], of it.
     """
 
-    def __init__(self, load: Load, tower: Tower, begin: int, end: int) -> None:
-        self.outstanding = 0.0
-        self.admitted = 0.0
-        self.refused = np.zeros(len(load.cost), np.bool_)
+    def __init__(self, load: Load, tower: Tower, begin: int, end: int, num_settings: int) -> None:
+        self.outstanding = np.zeros(num_settings)
+        self.arrived = 0.0
+        self.refused_cost = np.zeros(num_settings)
+        self._refused: list[list[int]] = [[] for _ in range(num_settings)]
         self._tower = tower
         self._cost = load.cost
-        self._total = np.concatenate([[0.0], np.cumsum(load.cost)])
-        self._pieces = np.concatenate([[0.0], np.cumsum(np.minimum(load.cost, tower.piece))])
-        self._position = self._total[1:].copy()
+        self._total = np.cumsum(load.cost)
+        self._number = np.concatenate([[0.0], np.cumsum(load.number)])
         steps = np.arange(begin * STEPS_PER_S, end * STEPS_PER_S) / STEPS_PER_S
-        self._edges = [*np.searchsorted(load.arrival_s, steps).tolist(), len(load.cost)]
+        edges = [*np.searchsorted(load.arrival_s, steps).tolist(), len(load.cost)]
+        self._edges = edges
+        total = np.concatenate([[0.0], self._total])
+        self._arriving = np.diff(total[edges]).tolist()
+        pieces = np.minimum(load.cost, tower.piece * load.number)
+        self._pieces = np.diff(np.concatenate([[0.0], np.cumsum(pieces)])[edges[::STEPS_PER_S]])
         self._step = 0
-        self._refused_cost = 0.0
-        self._done = 0
-        self._served: list[tuple[int, float, float]] = []
-        self._running = 0
+        self._running = np.ones(num_settings, np.int64)
+        self._after = np.zeros((STEPS_PER_S, num_settings))
+        self._upto = np.zeros(STEPS_PER_S)
 
-    def advance(self, running: int) -> None:
+    @property
+    def served(self) -> Floats:
+        """Cost served since the beginning, float64 [settings]."""
+        return self.arrived - self.refused_cost - self.outstanding
+
+    @property
+    def num_requests(self) -> float:
+        """Requests that have arrived since the beginning."""
+        return float(self._number[self._edges[self._step]])
+
+    def advance(self, running: Ints) -> None:
         """Let a second pass with so many replicas."""
-        capacity = running * self._tower.rate / STEPS_PER_S
-        self._served, self._running = [], running
-        for step in range(self._step, self._step + STEPS_PER_S):
-            first, last = self._edges[step], self._edges[step + 1]
-            arriving = self._admit(first, last)
-            self.admitted += arriving
-            self.outstanding = max(0.0, self.outstanding + arriving - capacity)
-            self._served.append((last, self.admitted - self.outstanding, arriving))
-        self._step += STEPS_PER_S
+        capacity = running * (self._tower.rate / STEPS_PER_S)
+        self._running = running
+        for place in range(STEPS_PER_S):
+            arriving = self._arriving[self._step]
+            if arriving:
+                self._admit(arriving)
+            self.outstanding -= capacity
+            np.maximum(self.outstanding, 0.0, out=self.outstanding)
+            self._after[place] = self.outstanding
+            self._upto[place] = self.arrived
+            self._step += 1
 
-    def _admit(self, first: int, last: int) -> float:
-        arriving = float(self._total[last] - self._total[first])
-        room = self._tower.max_queued - self.outstanding
-        if arriving > room:
-            return self._admit_each(first, last, room)
-        if self._refused_cost:
-            self._position[first:last] = self._total[first + 1 : last + 1] - self._refused_cost
-        return arriving
+    def _admit(self, arriving: float) -> None:
+        before = self.outstanding
+        self.outstanding = before + arriving
+        self.arrived += arriving
+        if self.outstanding.max() > self._tower.max_queued:
+            for setting in np.flatnonzero(self.outstanding > self._tower.max_queued):
+                self._admit_each(int(setting), float(before[setting]))
 
-    def _admit_each(self, first: int, last: int, room: float) -> float:
-        admitted = 0.0
-        for index in range(first, last):
+    def _admit_each(self, setting: int, outstanding: float) -> None:
+        for index in range(self._edges[self._step], self._edges[self._step + 1]):
             cost = float(self._cost[index])
             # One above the whole budget is admitted when it finds the queue empty.
-            if admitted + cost <= room or self.outstanding + admitted == 0:
-                admitted += cost
+            if outstanding + cost <= self._tower.max_queued or outstanding == 0:
+                outstanding += cost
             else:
-                self.refused[index] = True
-                self._refused_cost += cost
-            self._position[index] = self.admitted + admitted
-        return admitted
+                self._refused[setting].append(index)
+                self.refused_cost[setting] += cost
+        self.outstanding[setting] = outstanding
 
-    def count_ongoing(self) -> float:
-        """Return the requests in progress: the mean over the last second.
+    def refused(self, setting: int) -> Flags:
+        """Return which rows of the load were refused under a setting."""
+        flags = np.zeros(len(self._cost), np.bool_)
+        flags[self._refused[setting]] = True
+        return flags
 
-        The fluid knows those that wait at the end of a step. To them come those that came and went
-        within one, and the time that a request's last piece takes on one replica over what it would
-        take on all of them.
+    def count_ongoing(self) -> Floats:
+        """Return the requests in progress, float64 [settings]: the mean over the last second.
+
+        Those that wait at the end of a step are taken to be the last that arrived. To them come
+        those that came and went within a step, and the time that a request's last piece takes on
+        one replica over what it would take on all of them.
         """
-        count, busy = 0.0, max(self._running, 1) * self._tower.rate
-        for last, served, arriving in self._served:
-            self._done = bisect_right(self._position, served + 1e-6, self._done, last)
-            waiting = last - self._done
-            if self._refused_cost:
-                waiting -= int(self.refused[self._done : last].sum())
-            count += (waiting or arriving / busy * STEPS_PER_S) / STEPS_PER_S
-        first, last = self._edges[self._step - STEPS_PER_S], self._edges[self._step]
-        pieces = float(self._pieces[last] - self._pieces[first])
-        return count + min(pieces, busy) * (1 / self._tower.rate - 1 / busy)
+        busy = np.maximum(self._running, 1) * self._tower.rate
+        served = self._upto[:, None] - self._after
+        first = self._number[np.searchsorted(self._total, served + 1e-6, side="right")]
+        last = self._number[self._edges[self._step - STEPS_PER_S + 1 : self._step + 1]]
+        waiting = np.maximum(last[:, None] - first, 0.0)
+        arriving = np.array(self._arriving[self._step - STEPS_PER_S : self._step])
+        passing = arriving[:, None] / busy * STEPS_PER_S
+        count = np.where(waiting > 0, waiting, passing).mean(axis=0)
+        pieces = float(self._pieces[self._step // STEPS_PER_S - 1])
+        ongoing: Floats = count + np.minimum(pieces, busy) * (1 / self._tower.rate - 1 / busy)
+        return ongoing
 
 
 def delays(load: Load, tower: Tower, serving: Ints, begin: int, refused: Flags) -> Floats:
-    """Return each request's delay beyond its own cost at one replica's rate, in seconds.
+    """Return each row's delay beyond a request's own cost at one replica's rate, in seconds.
 
     On a clock that runs as fast as the replicas together serve, the queue is a single server with
     a closed form (Lindley 1952). A request is answered when its last piece is: that starts in its
@@ -167,17 +203,19 @@ def delays(load: Load, tower: Tower, serving: Ints, begin: int, refused: Flags) 
     """
     capacity = np.concatenate([[0.0], np.cumsum(serving * tower.rate)])
     clock_s = begin + np.arange(len(capacity), dtype=np.float64)
-    cost = np.where(refused, 0.0, load.cost)
+    cost = np.where(refused, 0.0, load.cost) if refused.any() else load.cost
     arrival = np.interp(load.arrival_s, clock_s, capacity)
     before = np.cumsum(cost) - cost
     start = before + np.maximum.accumulate(arrival - before)
     second = np.clip(load.arrival_s - begin, 0, len(serving) - 1).astype(np.int64)
     replicas = np.maximum(serving[second], 1)
-    piece = np.minimum(load.cost, tower.piece)
+    each = load.cost / load.number
+    piece = np.minimum(each, tower.piece)
     batch = np.maximum(piece, np.minimum((start - arrival) / replicas, tower.batch))
     turn = start + cost - piece
     # Beyond the end of the traffic the last replicas go on.
     beyond = np.maximum(turn - capacity[-1], 0.0) / (max(int(serving[-1]), 1) * tower.rate)
     turn_s = np.maximum(np.interp(turn, capacity, clock_s) + beyond, load.arrival_s)
-    delay_s = turn_s + batch / tower.rate - load.arrival_s - load.cost / tower.rate
-    return np.where(refused, np.inf, delay_s)
+    delay_s: Floats = turn_s + batch / tower.rate - load.arrival_s - each / tower.rate
+    delay_s[refused] = np.inf
+    return delay_s

@@ -28,6 +28,7 @@ class Fingerprints:
     def __init__(self, preprocessing: str, clients: Mapping[str, TowerClient]) -> None:
         self._preprocessing = preprocessing
         self._clients = clients
+        self._scales: dict[str, float] = {}
 
     async def served(self, towers: Iterable[str] = TOWERS, anew: bool = False) -> dict[str, str]:
         """Return the fingerprint of each tower; one that does not answer is left out.
@@ -43,6 +44,23 @@ class Fingerprints:
                     told = await self._clients[name].fingerprint(anew)
                     found[name] = self.combined(told)
         return found
+
+    async def logit_scale(self, made_by: str) -> float:
+        """Return the trained scale of the text tower that made an answer's rows.
+
+        Args:
+            made_by: the fingerprint in the answer.
+
+        Raises:
+            TowerUnavailableError: none with it answers: it is being replaced.
+        """
+        if self._scales.keys().isdisjoint(made_by.split()):
+            told, scale = await self._clients["text"].logit_scale()
+            self._scales = {f"text:{self.combined(told)}": scale}
+        found = [self._scales[part] for part in made_by.split() if part in self._scales]
+        if not found:
+            raise TowerUnavailableError("the text tower is being replaced; retry shortly")
+        return found[0]
 
     async def check(self, wanted: Mapping[str, str]) -> None:
         """Refuse a request for rows of another fingerprint before any work is done.

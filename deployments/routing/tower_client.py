@@ -83,6 +83,18 @@ class TowerClient:
                 raise self._translated(error) from error
         return self.cache.fingerprint or ""
 
+    async def logit_scale(self) -> tuple[str, float]:
+        """Return what a replica of the text tower says: its fingerprint, its trained scale.
+
+        Raises:
+            TowerUnavailableError: no replica answers.
+        """
+        try:
+            told, scale = await self._handle.logit_scale.remote()
+        except Exception as error:
+            raise self._translated(error) from error
+        return str(told), float(scale)
+
     async def _call(self, chunks: Sequence[Chunk]) -> Sequence[TowerRows | EmbeddingError]:
         """Send chunks in one call, and once more if its replica is lost."""
         for attempt in range(1, MAX_TRIES + 1):

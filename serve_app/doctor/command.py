@@ -60,6 +60,7 @@ def _examine(
     yield ok("ingress", reason)
     yield from machine.ports(ingress)
     yield machine.haproxy()
+    yield machine.token()
     yield machine.open_files()
     yield machine.versions()
     yield from weights.s3_credentials(config)

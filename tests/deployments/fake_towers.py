@@ -31,6 +31,7 @@ class Handle:
         self.cancelled = 0
         self.embed = self
         self.ready = SimpleNamespace(remote=self.ask)
+        self.logit_scale = SimpleNamespace(remote=lambda: Response(self, self.scale))
         self.asked = 0
 
     def remote(self, chunks):
@@ -44,6 +45,9 @@ class Handle:
 
     def say(self) -> str:
         return self.fingerprints.pop(0) if self.fingerprints else self.fingerprint
+
+    def scale(self) -> tuple[str, float]:
+        return self.say(), 20.0
 
     def rows(self, chunk) -> TowerRows:
         items = chunk.images if isinstance(chunk, ImageChunk) else chunk.texts()

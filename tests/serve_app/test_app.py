@@ -1,6 +1,8 @@
 """The graph that `build_app` assembles, from the shipped configuration files too."""
 
+import os
 import re
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from deployments.autoscaling import TwoTowerPolicy
 from deployments.checked import MIB
 from deployments.config import AppConfig
 from deployments.errors import ServiceError
+from serve_app.listening import HAPROXY_SETTINGS, SETTINGS, buffer_bytes
 
 ROOT = Path(serve_app.__file__).parents[1]
 CONFIG_FOLDER = ROOT / "serve_app" / "configs"
 CONFIGS = sorted(CONFIG_FOLDER.glob("*.yaml"))
+NODE_BUFFER_BYTES = buffer_bytes(16 * 1024 * MIB)  # of a node with 16 GiB
 POLICY = "deployments.autoscaling:TwoTowerPolicy"
 
 
@@ -160,6 +164,42 @@ def test_pods_with_gpus_keep_what_the_compilers_made_on_a_volume():
         }
         assert all(x.startswith(f"{mount['mountPath']}/") for x in caches.values())
     assert with_gpus == 2
+
+
+def test_every_node_of_a_cluster_gets_the_settings_that_up_has(tmp_path):
+    """The shell lines of cluster.yaml and the pods of Kubernetes end in the same environment."""
+    home = tmp_path / "home"
+    for folder in ("env/bin", "jina-clip-serve/serve_app/configs"):
+        (home / folder).mkdir(parents=True)
+    settings = (CONFIG_FOLDER / "node.env").read_text()
+    (home / "jina-clip-serve/serve_app/configs/node.env").write_text(settings)
+    (home / "env/bin/ray").write_text("#!/bin/sh\nenv -0\n")
+    (home / "env/bin/ray").chmod(0o755)
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    service = yaml.safe_load((CONFIG_FOLDER / "kubernetes" / "rayservice.yaml").read_text())["spec"]
+    pods = service["rayClusterConfig"]
+    assert pods["authOptions"] == {"mode": "token"}  # KubeRay then sets RAY_AUTH_MODE itself
+    found = []
+    for group in [pods["headGroupSpec"], *pods["workerGroupSpecs"]]:
+        (container,) = group["template"]["spec"]["containers"]
+        pairs = {x["name"]: x["value"] for x in container["env"]}
+        found.append({"RAY_AUTH_MODE": "token"} | pairs)
+    for node in ("head", "worker"):
+        line = cluster[f"{node}_start_ray_commands"][-1]
+        environment = {"HOME": str(home), "PATH": os.environ["PATH"], "RAY_HEAD_IP": "10.0.0.1"}
+        done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, check=True)
+        found.append(dict(pair.split("=", 1) for pair in done.stdout.decode().split("\0") if pair))
+    up = HAPROXY_SETTINGS | {
+        name: value for name, value in SETTINGS.items() if name.startswith("RAY_SERVE")
+    }
+    del up["RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT"]  # `up` ends where a replica cannot start
+    wanted = up | dict(line.split("=") for line in settings.splitlines() if "health_check_" in line)
+    wanted |= {"RAY_AUTH_MODE": "token", "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(NODE_BUFFER_BYTES)}
+    for environment in found:
+        assert {name: environment.get(name) for name in wanted} == wanted
+        assert environment["RAY_SERVE_HAPROXY_BINARY_PATH"].endswith("/bin/jina-clip-haproxy")
+        named = {name for name in environment if name.startswith("RAY_SERVE_")}
+        assert named <= wanted.keys() | {"RAY_SERVE_HAPROXY_BINARY_PATH"}
 
 
 def deployments_of(file):

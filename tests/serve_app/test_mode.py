@@ -30,6 +30,13 @@ def test_the_modes_line_tells_the_fast_path_from_the_slow_one(monkeypatch):
     assert "asyncio" in describe_mode(HAPROXY)
 
 
+def test_a_ray_without_its_token_is_said(monkeypatch):
+    """Its ports are open to the network."""
+    assert "token" not in describe_mode(HAPROXY)
+    monkeypatch.setitem(os.environ, "RAY_AUTH_MODE", "disabled")
+    assert "whoever reaches its ports can run code here" in describe_mode(HAPROXY)
+
+
 def test_what_the_user_has_set_stays():
     """The line tells what is, not what the product prefers."""
     os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(16 * 1024 * 1024)

@@ -1,17 +1,11 @@
 """`jina-clip-serve up` as a user runs it: HAProxy ingress, answers, spans, logs, a clean stop."""
 
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +14,31 @@ import pytest
 
 from benchmarks.harness.processes import descendants, is_alive, of_kind
 from serve_app.listening import free_port
+from tests.serve_app.second_network import needs_namespaces, network, seen_from
+from tests.serve_app.started import Up, started, wait_until
 
 SETTINGS = (
     "api_keys=[secret]",
     "text.num_cpus=0.5",
     "router.num_cpus=0.5",
     "router.cache_bytes=0",  # every text reaches the tower
+    "router.num_replicas=2",
+    "router.timeout_s=150",
+    "log_format=json",
 )
 BODY = {"input": ["hello"]}
-
-
-@dataclass
-class Up:
-    """The running command, a client with its key, what it said, and the folder of Ray's logs."""
-
-    process: subprocess.Popen[str]
-    client: httpx.Client
-    said: str
-    logs: Path
-
-    def post(self, body: dict[str, Any], **headers: str) -> httpx.Response:
-        return self.client.post("/v1/embeddings", json=body, headers=headers)
 
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
     """Two Routers behind HAProxy, every request traced, logs in JSON; its own Ray."""
-    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="up-"))
-    program = Path(sys.executable).parent / "jina-clip-serve"
-    options = ["--port", str(port), "--trace", "1", *SETTINGS]
-    environment = os.environ | {
+    environment = {
         name: str(free_port())
         for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
     }
-    process = subprocess.Popen(
-        [
-            program,
-            "up",
-            *options,
-            "router.num_replicas=2",
-            "router.timeout_s=150",
-            "log_format=json",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment | {"RAY_TMPDIR": str(folder)},
-    )
-    watchdog = threading.Timer(300, process.kill)
-    watchdog.start()
-    try:
-        said = read_until(process, "Ready")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=150) as client:
-            client.headers["authorization"] = "Bearer secret"
-            logs = folder / "ray" / "session_latest" / "logs" / "serve"
-            yield Up(process, client, said, logs)
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
+    with started(["--trace", "1", *SETTINGS], environment) as up:
+        up.client.headers["authorization"] = "Bearer secret"
+        yield up
 
 
 def test_it_serves_through_haproxy_with_keys(up):
@@ -121,6 +81,31 @@ def test_a_refusal_is_a_line_of_json_with_the_requests_id_and_nothing_of_its_tex
     assert wanted in everything
     for sent in ("private sentence", "7000001"):
         assert sent not in everything
+
+
+@needs_namespaces
+def test_another_machine_gets_http_and_numbers_and_nothing_else(up, tmp_path):
+    """Without Ray's token nobody joins, calls a replica or has a pickle read; with it they do."""
+    http_port = up.client.base_url.port
+    ours = up.ports()
+    token = (Path.home() / ".ray" / "auth_token").read_text()
+    with network() as name:
+        outside = {port: seen for port, seen in seen_from(name, tmp_path).items() if port in ours}
+        assert not (tmp_path / "marker").exists()
+        inside = seen_from(name, tmp_path, token)
+        assert (tmp_path / "marker").exists()  # the call is one that a replica would have taken
+    served = outside.pop(http_port)["http"]
+    assert served["GET /"][0] == 200
+    assert not any(200 <= served[job][0] < 300 for job in served if "jobs" in job)
+    statuses = {status for seen in outside.values() for status in seen["grpc"].values()}
+    assert statuses == {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+    assert "OK" in {status for seen in inside.values() for status in seen["grpc"].values()}
+    for port, seen in outside.items():
+        for asked, (status, text) in seen["http"].items():
+            metrics = status == 200 and text.startswith("# HELP")
+            assert metrics or status in (401, 403, 404, 405), (port, asked, status, text[:200])
+            assert token not in text
+            assert "secret" not in text
 
 
 def test_only_requests_in_flight_fail_when_a_router_is_killed(up):
@@ -176,22 +161,3 @@ def spans(logs: Path) -> Iterator[tuple[str, str]]:
                 break
             yield span["name"], span["context"]["trace_id"]
             text = text[end:].lstrip()
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 60) -> None:
-    """Wait for something that is sure to come; fail where it does not."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> str:
-    """Collect the process's messages up to the line with a word."""
-    lines: list[str] = []
-    assert process.stderr is not None
-    for line in process.stderr:
-        lines.append(line)
-        if word in line:
-            return " ".join("".join(lines).split())
-    raise AssertionError("".join(lines))

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from deployments.plan.simulation import View, simulate
+from deployments.plan.load import Load
+from deployments.plan.simulation import Run, View, simulate
 from deployments.plan.tower import SimulatedReplicas, Tower
-from deployments.plan.traffic import Load
 
 
 def load(times_s: list[float], costs: list[float], duration_s: float = 100.0) -> Load:
@@ -15,8 +15,8 @@ def load(times_s: list[float], costs: list[float], duration_s: float = 100.0) ->
     return Load.of(np.array(times_s, dtype=np.float64), cost, cost.copy(), duration_s)
 
 
-def fixed(count: int):
-    return lambda view: count
+def fixed(count):
+    return lambda view: np.atleast_1d(count)
 
 
 def test_an_idle_replica_takes_a_request_s_own_time() -> None:
@@ -67,7 +67,7 @@ def test_ongoing_requests_obey_little_s_law() -> None:
         seen: list[float] = []
 
         def watch(view: View, replicas: int = replicas, seen: list[float] = seen) -> int:
-            seen.append(view.count_ongoing())
+            seen.append(view.count_ongoing().item())
             return replicas
 
         tower = Tower(rate=10.0, piece=10.0, min_replicas=replicas)
@@ -88,13 +88,14 @@ def test_a_new_replica_is_paid_for_before_it_serves() -> None:
 
 def test_starting_replicas_are_stopped_first() -> None:
     """Serve cancels what is not running yet before it takes a running replica away."""
-    replicas = SimulatedReplicas(2, startup_s=40.0)
-    replicas.aim_for(5, 0.0)
-    replicas.aim_for(3, 10.0)
-    assert (replicas.running, replicas.count) == (2, 3)
-    replicas.advance(40.0)
-    replicas.aim_for(1, 50.0)
-    assert (replicas.running, replicas.count) == (1, 1)
+    replicas = SimulatedReplicas(np.array([2]), startup_s=np.array([40.0]))
+    replicas.aim_for(np.array([5]), 0)
+    replicas.aim_for(np.array([3]), 10)
+    assert (replicas.running, replicas.count) == ([2], [3])
+    replicas.advance(40)
+    assert replicas.running == [3]
+    replicas.aim_for(np.array([1]), 50)
+    assert (replicas.running, replicas.count) == ([1], [1])
 
 
 def test_a_queue_waits_for_a_replica_that_starts() -> None:
@@ -102,7 +103,7 @@ def test_a_queue_waits_for_a_replica_that_starts() -> None:
     outcome = simulate(
         load([10.2], [10.0]),
         Tower(rate=10.0, min_replicas=0),
-        lambda view: int(view.outstanding > 0 or (view.target and view.now_s > 5)),
+        lambda view: (view.outstanding > 0) | (view.target > 0) & (view.now_s > 5),
         0.0,
     )
     assert outcome.serving[:5].max() == 1
@@ -126,6 +127,19 @@ def test_a_request_above_the_whole_budget_is_served_alone() -> None:
     assert np.isinf(outcome.delay_s).tolist() == [False, True]
 
 
+def test_what_is_refused_has_arrived_and_is_not_served() -> None:
+    """A policy sees the demand that did not fit: of 80 at once 40 are refused, and 40 served."""
+    seen: list[tuple[float, float]] = []
+
+    def watch(view: View) -> np.ndarray:
+        seen.append((view.arrived, view.served.item()))
+        return np.array([1])
+
+    tower = Tower(rate=10.0, max_queued=50.0)
+    simulate(load([10.0] * 4, [20.0] * 4), tower, watch, 0.0)
+    assert seen[-1] == (80.0, 40.0)
+
+
 def test_served_and_refused_are_all_that_arrived() -> None:
     """Under overload every request is either answered or refused, and the budget is kept."""
     rng = np.random.default_rng(2)
@@ -134,7 +148,7 @@ def test_served_and_refused_are_all_that_arrived() -> None:
     highest: list[float] = []
 
     def watch(view: View) -> int:
-        highest.append(view.outstanding)
+        highest.append(view.outstanding.item())
         return 2
 
     tower = Tower(rate=20.0, max_queued=400.0, min_replicas=2)
@@ -163,4 +177,19 @@ def test_the_warm_up_is_not_counted() -> None:
     assert warm.share_on_time == 1.0
     assert len(warm.replicas) == 600
     assert warm.gpu_hours == pytest.approx(4 * 600 / 3600)
-    assert math.isclose(warm.items.sum(), 10.0 * len(times_s))
+    assert math.isclose(warm.load.items.sum(), 10.0 * len(times_s))
+
+
+def test_settings_side_by_side_do_not_touch_each_other() -> None:
+    """One, two and three replicas with a budget: each as if it had been simulated alone."""
+    rng = np.random.default_rng(3)
+    times_s = np.sort(rng.uniform(0, 200, 600)).tolist()
+    random = load(times_s, rng.integers(1, 20, 600).tolist(), 200.0)
+    tower = Tower(rate=10.0, max_queued=60.0, min_replicas=0)
+    together = Run(random, tower, fixed(np.array([1, 2, 3])), np.full(3, 40.0), 0.0)
+    for setting, count in enumerate((1, 2, 3)):
+        alone, one = simulate(random, tower, fixed(count), 0.0), together.outcome(setting)
+        assert one.replicas.tolist() == alone.replicas.tolist()
+        assert (one.delay_s == alone.delay_s).all()
+        assert one.num_refused == alone.num_refused
+    assert together.outcome(0).num_refused > together.outcome(2).num_refused > 0

@@ -53,6 +53,16 @@ def test_a_taken_port_fails_and_says_what_to_do(taken):
     assert "another port" in found[f"port {taken} (HTTP)"]["advice"]
 
 
+def test_ray_without_its_token_is_a_warning(monkeypatch):
+    """Its ports then run what anybody sends them; with it, or where nothing is set, all is well."""
+    for mode, status in (("disabled", "warning"), ("token", "ok"), (None, "ok")):
+        environment = {} if mode is None else {"RAY_AUTH_MODE": mode}
+        assert machine.token(environment).status == status
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    _, found = doctor("--port", str(free_port()))
+    assert "RAY_AUTH_MODE" in found["Ray's token"]["advice"]
+
+
 def test_contradictory_settings_are_a_finding():
     """The message is the validation's own; nothing else is looked at."""
     code, found = doctor("text.max_batch_tokens=10")

@@ -104,7 +104,7 @@ def embedded(printed: str, place: Path, rest: list[str]) -> None:
 
 def planned(printed: str, place: Path, rest: list[str]) -> None:
     """The policy stands beside its rivals, and the chart is drawn where it was asked for."""
-    assert "clairv" in printed
+    assert "bound" in printed
     assert ("--plot" in rest) == (place / "plan.png").exists()
 
 

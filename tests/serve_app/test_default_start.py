@@ -1,0 +1,70 @@
+"""`jina-clip-serve up` without an option: one Router that answers itself, on this machine only."""
+
+import signal
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from benchmarks.harness.processes import descendants, is_alive, of_kind
+from tests.serve_app.second_network import needs_namespaces, network, seen_from
+from tests.serve_app.started import Up, started, wait_until
+
+BODY = {"input": ["hello"]}
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    with started(["text.num_cpus=0.5", "vision.num_cpus=0.5", "router.num_cpus=0.5"]) as up:
+        yield up
+
+
+def test_it_says_how_it_listens_and_answers(up):
+    """Every offer of another protocol is passed over, and the body arrives whole."""
+    assert "Listening on this machine only; the one Router answers itself" in up.said
+    assert up.client.get("/ready").status_code == 200
+    offers = {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAA"}
+    answers = [up.post(BODY), up.post(BODY, **offers)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["data"] == answers[1].json()["data"]
+
+
+@needs_namespaces
+def test_another_machine_gets_no_http_and_nothing_of_ray(up, tmp_path):
+    """Only metrics answer without Ray's token."""
+    port = up.client.base_url.port
+    with network() as name:
+        seen = seen_from(name, tmp_path)
+    assert port in up.ports()
+    assert port not in seen
+    outside = [seen[port] for port in up.ports() & seen.keys()]
+    assert {status for one in outside for status in one["grpc"].values()} == {
+        "UNAUTHENTICATED",
+        "UNIMPLEMENTED",
+    }
+    answers = [answer for one in outside for answer in one["http"].values()]
+    assert all(status in (401, 405) or text.startswith("# HELP") for status, text in answers)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_killed_router_comes_back_on_its_port(up):
+    """Connections are refused until then."""
+    of_kind(up.process.pid, "Router")[0].kill()
+
+    def answers() -> bool:
+        try:
+            return up.post(BODY).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(lambda: not answers())
+    wait_until(answers)
+
+
+def test_ctrl_c_ends_it_with_code_0_and_leaves_no_process(up):
+    """The kernel's signal is that of a terminal."""
+    below = descendants(up.process.pid)
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(timeout=60) == 0
+    assert len(below) > 5
+    wait_until(lambda: not any(map(is_alive, below)))
