@@ -79,10 +79,12 @@ class Router:
         self._clients: dict[str, TowerClient] = {}
         if text is not None:
             cache = RowCache(limits.cache_bytes)
-            self._clients["text"] = TowerClient("text", text, cache, self.metrics)
+            sleeps = config.text.least_replicas == 0
+            self._clients["text"] = TowerClient("text", text, cache, self.metrics, sleeps)
         if vision is not None:
             cache = RowCache(0)  # what many callers ask for again and again are texts
-            self._clients["vision"] = TowerClient("vision", vision, cache, self.metrics)
+            sleeps = config.vision.least_replicas == 0
+            self._clients["vision"] = TowerClient("vision", vision, cache, self.metrics, sleeps)
         self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
         self._draining = False
@@ -110,7 +112,8 @@ class Router:
         """Hear which towers serve now, where rows of theirs are kept; called by Ray Serve.
 
         Without it the rows of a replaced tower would be served for as long as nobody asks for
-        anything else. A tower that does not answer is no fault of this Router.
+        anything else. A tower that does not answer is no fault of this Router; one that sleeps is
+        not woken.
         """
         kept = [client.name for client in self._clients.values() if len(client.cache)]
         await self._fingerprints.served(kept, anew=True)
@@ -216,7 +219,10 @@ class Router:
         return await self._fingerprints.served()
 
     async def ready(self) -> bool:
-        """Return whether requests are taken and every tower of the application answers."""
+        """Return whether requests will be answered: every tower does, or sleeps as it may.
+
+        A tower without replicas is ready where its least number is 0; asking wakes none.
+        """
         if self._draining:
             return False
         try:

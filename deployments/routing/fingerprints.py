@@ -30,18 +30,21 @@ class Fingerprints:
         self._clients = clients
         self._scales: dict[str, float] = {}
 
-    async def served(self, towers: Iterable[str] = TOWERS, anew: bool = False) -> dict[str, str]:
+    async def served(
+        self, towers: Iterable[str] = TOWERS, anew: bool = False, wake: bool = False
+    ) -> dict[str, str]:
         """Return the fingerprint of each tower; one that does not answer is left out.
 
         Args:
             towers: those wanted.
             anew: ask them now, in place of what was heard last.
+            wake: those that sleep too, which starts a replica of theirs.
         """
         found = {}
         for name in sorted(self._clients.keys() & set(towers)):
             with suppress(ServiceError, TimeoutError):
                 async with asyncio.timeout(ANSWER_S):
-                    told = await self._clients[name].fingerprint(anew)
+                    told = await self._clients[name].fingerprint(anew, wake)
                     found[name] = self.combined(told)
         return found
 
@@ -69,9 +72,9 @@ class Fingerprints:
             FingerprintError: another one is served.
             TowerUnavailableError: a tower does not say which it has.
         """
-        served = await self.served(wanted)
+        served = await self.served(wanted, wake=True)
         if served != wanted:  # a tower may have been replaced since it was heard last
-            served = await self.served(wanted, anew=True)
+            served = await self.served(wanted, anew=True, wake=True)
         for name in wanted.keys() - served.keys():
             raise TowerUnavailableError(f"the {name} tower does not answer; retry shortly")
         refuse_others(served.items(), wanted)
