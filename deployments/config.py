@@ -148,6 +148,8 @@ class RouterConfig(ReplicasConfig):
     min_body_bytes_per_s: PositiveInt = 1024
     """Least pace of a body, on average after its first 5 s; below it the request ends with 408."""
     max_items_per_request: PositiveInt = 8192
+    max_classified_items: PositiveInt = 512
+    """Items of a request for labels; likewise its labels."""
     max_tokens_per_chunk: PositiveInt = 4096
     max_images_per_chunk: PositiveInt = 8
     max_chunk_bytes: PositiveInt = 32 * MIB

@@ -2,23 +2,28 @@
 
 import io
 import itertools
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
 import pyarrow.orc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from deployments.bulk.reading import lines, tars
 from deployments.bulk.reading.files import chunks, open_input, open_unpacked, partitions
 from deployments.bulk.reading.types import TEXT, Fields, guess_type, merged, plain
 from deployments.model.errors import OptionError
 
-TYPED_BYTES = 8 * 1024 * 1024  # of lines whose types are guessed together
+NEWLINE = ord("\n")
+BLANKS = list(b" \t\n\r\v\f")
+LINE_END = re.compile(rb"[\r\n]")
 MAX_JSON_BYTES = 1024 * 1024 * 1024  # of a file that is one JSON value
 UNREADABLE = (OSError, EOFError, pa.ArrowException, OptionError, tarfile.TarError, ValueError)
 
@@ -147,61 +152,68 @@ def read_json(url: str) -> list[Any]:
 
 
 def _jsonl(part: Part, rows: int) -> Look:
-    begin = max(0, part.start - 1)  # the line that ends there belongs to the part before
-    found = lines.lines_of(chunks(part.url, begin), begin)
-    if part.start:
-        next(found, None)
-        begin = -1
-    spans, types = [], []
-    start, count, last = -1, 0, -1
-    for few in _batches(_until(found, part), TYPED_BYTES):
-        for line, end in few:
-            if count == 0:
-                start = end - len(line)
-            count += 1
-            last = end
-            if count == rows:
-                spans.append(Span(start, count))
-                count = 0
-        types.append(_json_types([line for line, _ in few]))
-    if count and last > start:
-        spans.append(Span(start, count))
+    begins: list[int] = []  # of every block
+    types: list[Fields] = []
+    total = 0
+    for data, place in _whole_lines(part):
+        starts = _line_starts(data)
+        types.append(_json_types(data, len(starts)))
+        begins += (place + starts[-total % rows :: rows]).tolist()
+        total += len(starts)
+    spans = [Span(begin, min(rows, total - i * rows)) for i, begin in enumerate(begins)]
     return Look(spans, merged(types))
 
 
-def _until(found: lines.Lines, part: Part) -> lines.Lines:
-    """Yield the lines that are not empty and begin within a part."""
-    for line, end in found:
-        if part.stop is not None and end - len(line) >= part.stop:
-            return
-        if line.strip():
-            yield line, end
+def _whole_lines(part: Part) -> Iterator[tuple[bytes, int]]:
+    """Yield the lines that begin within a part, many at once, and the place of their first byte."""
+    place = max(0, part.start - 1)
+    tail, is_within = b"", not part.start  # a line that begins before is another part's
+    for chunk in chunks(part.url, place):
+        data = tail + chunk
+        if not is_within:
+            first = LINE_END.search(data)
+            if first is None:
+                place, tail = place + len(data), b""
+                continue
+            data, place, is_within = data[first.end() :], place + first.end(), True
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if part.stop is not None and place + len(data) >= part.stop:
+            last = LINE_END.search(data, max(0, part.stop - 1 - place))
+            if last is not None or place >= part.stop:
+                yield data[: last.end() if last and place < part.stop else 0], place
+                return
+        tail, data = data[end:], data[:end]
+        yield data, place
+        place += len(data)
+    yield tail, place
 
 
-def _batches(found: lines.Lines, size_bytes: int) -> Iterator[list[tuple[bytes, int]]]:
-    few: list[tuple[bytes, int]] = []
-    size = 0
-    for line, end in found:
-        few.append((line, end))
-        size += len(line)
-        if size >= size_bytes:
-            yield few
-            few, size = [], 0
-    if few:
-        yield few
+def _line_starts(data: bytes) -> NDArray[np.int64]:
+    """Return where the lines begin that are not empty."""
+    if b"\r" in data:
+        ends = np.cumsum([len(line) for line in data.splitlines(keepends=True)], dtype=np.int64)
+    else:
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE) + 1
+        if data and not data.endswith(b"\n"):
+            ends = np.append(ends, len(data))
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
+    first = np.frombuffer(data, np.uint8)[starts]
+    is_text = np.ones(len(starts), bool)
+    for i in np.flatnonzero(np.isin(first, BLANKS)):
+        is_text[i] = bool(data[starts[i] : ends[i]].strip())
+    return starts[is_text]
 
 
-def _json_types(few: list[bytes]) -> Fields:
+def _json_types(data: bytes, num_lines: int) -> Fields:
     """Return the types of lines: by Arrow's reader, or one by one where it cannot read them."""
-    data = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in few)
     options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
     table = pa.table({})
     with suppress(pa.ArrowException):
-        if not lines.LONG_NUMBER.search(data):
+        if num_lines and not lines.has_long_number(data):
             table = pyarrow.json.read_json(io.BytesIO(data), read_options=options)
-    if table.num_rows != len(few):  # it reads objects over several lines too
-        records = (lines.as_row(lines.parse_json(line)) for line in few)
-        return _guess([record for record, error in records if not error])
+    if table.num_rows != num_lines:  # it reads objects over several lines too
+        found = lines.json_rows(lines.lines_of([data], 0))
+        return _guess([record for (record, error), _ in found if not error])
     return {column.name: plain(_without_times(column.type)) for column in table.schema}
 
 

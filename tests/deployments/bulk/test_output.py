@@ -12,7 +12,7 @@ from deployments.bulk.output import BlockWriter, OutputFolder
 from deployments.bulk.reading.tables import BLOCK
 from deployments.model.errors import OptionError
 
-IDENTITY = Identity("m", "abc", 4, "float32", "", "auto", False, "{}", "123")
+IDENTITY = Identity("m", "abc", 4, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
 
 
 def block(number: int, rows: int) -> pa.Table:
