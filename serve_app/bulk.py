@@ -32,7 +32,7 @@ LOG_PERIOD_S = 30.0
 @click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--text", help="Column of the texts; by default text, if there is one.")
 @click.option("--image", help="Column of the images; by default image, if there is one.")
-@click.option("--id", "identifier", help="Column to keep that names the row.")
+@click.option("--id", "identifier", help="Column to keep that names the row; databases need it.")
 @click.option("--keep", multiple=True, help="Another column to keep; may be repeated.")
 @click.option("--dimensions", type=click.IntRange(1))
 @click.option("--task", type=click.Choice(["retrieval.query"]))
@@ -80,27 +80,30 @@ def bulk(
     address: str | None,
     **options: str,
 ) -> None:
-    """Embed the rows of INPUT into parquet files in the folder OUTPUT.
+    """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
     INPUT is parquet, JSONL, CSV, images or WebDataset tars: a file, folder or glob, local or
     s3://. Settings are those of `up`: model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
-    Exit codes: 0 all rows have their vectors, 3 some have an error instead, 4 stopped by
-    --max-errors, 1 the job cannot run, 2 the command line is wrong.
+    OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or
+    qdrant://HOST:6333/COLLECTION; databases hold each row once under its --id.
+
+    Exit codes: 0 all rows have their vectors, 3 some have an error instead or no id of their own,
+    4 stopped by --max-errors, 1 the job cannot run, 2 the command line is wrong.
     """
     from deployments.bulk import TooManyErrorsError, estimate, prepare
 
     console = Console(stderr=True)
-    kept = tuple(name for name in (identifier, *keep) if name is not None)
     try:
         job = prepare(
             source,
             output,
             embed_options(path, settings, text, image, options),
-            kept,
+            keep,
             block_rows,
             max_errors,
             blocks_ahead,
+            identifier,
         )
         with ray_running(job.options, address):
             if dry_run:
@@ -114,7 +117,7 @@ def bulk(
     if stats:
         click.echo("\n".join(job.stats), err=True)
     click.echo(json.dumps(figures) if as_json else report(figures))
-    if not dry_run and summary.total_errors:
+    if not dry_run and (summary.total_errors or summary.missing_rows):
         context.exit(EXIT_ROWS_FAILED)
 
 
