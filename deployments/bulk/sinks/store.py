@@ -205,4 +205,4 @@ def plain(value: object) -> object:
 
 def not_earlier(old: str, new: str) -> str:
     """Return SQL: the row `new` is not further up in the input of the job that wrote `old`."""
-    return f'({old}.{JOB} = {new}.{JOB} and {old}."{ROW}" > {new}."{ROW}") is not true'
+    return f"({old}.{JOB} = {new}.{JOB} and {old}.{ROW} > {new}.{ROW}) is not true"
