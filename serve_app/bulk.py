@@ -54,6 +54,12 @@ LOG_PERIOD_S = 30.0
 )
 @click.option("--max-errors", type=click.IntRange(0), help="Stop above so many rows with errors.")
 @click.option("--resume", is_flag=True, help="Continue the job in OUTPUT.")
+@click.option(
+    "--reembed",
+    "replaced",
+    metavar="OLD_OUTPUT",
+    help="Of another model: compare OUTPUT with it at the end, and write a manifest.",
+)
 @click.option("--dry-run", is_flag=True, help="Sample the input and say how long it will take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--stats", is_flag=True, help="Print Ray Data's account of its stages, at the end.")
@@ -74,6 +80,7 @@ def bulk(
     blocks_ahead: int | None,
     max_errors: int | None,
     resume: bool,
+    replaced: str | None,
     dry_run: bool,
     as_json: bool,
     stats: bool,
@@ -91,7 +98,7 @@ def bulk(
     Exit codes: 0 all rows have their vectors, 3 some have an error instead or no id of their own,
     4 stopped by --max-errors, 1 the job cannot run, 2 the command line is wrong.
     """
-    from deployments.bulk import TooManyErrorsError, estimate, prepare
+    from deployments.bulk import TooManyErrorsError, estimate, prepare, reembed
 
     console = Console(stderr=True)
     try:
@@ -105,12 +112,16 @@ def bulk(
             blocks_ahead,
             identifier,
         )
+        if replaced is not None:
+            reembed.check(replaced, output, job.identity)
         with ray_running(job.options, address):
             if dry_run:
                 figures = asdict(estimate(job))
             else:
                 summary = run(job, resume, console)
                 figures = asdict(summary)
+                if replaced is not None:
+                    figures["reembed"] = asdict(reembed.finish(replaced, output, identifier))
     except TooManyErrorsError as error:
         console.print(f"Stopped: {error}", markup=False)
         context.exit(EXIT_TOO_MANY_ERRORS)

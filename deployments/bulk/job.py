@@ -66,6 +66,11 @@ class BulkJob:
             ahead = AHEAD_PER_REPLICA * replicas + self.options.workers.max
         return replicas + ahead
 
+    @property
+    def identity(self) -> Identity:
+        """What the vectors of this job are; reads the checkpoint's files."""
+        return Identity.of(self.options, self.layout, self.plan)
+
     def run(
         self, resume: bool = False, show: Callable[[JobProgress], None] | None = None
     ) -> Summary:
@@ -75,7 +80,7 @@ class BulkJob:
             OptionError: the output holds a job and `resume` is false, or holds another job.
             TooManyErrorsError: more rows failed than `max_errors`; finished blocks stay.
         """
-        identity = Identity.of(self.options, self.layout, self.plan)
+        identity = self.identity
         output = open_output(self.output, self.layout, self.options, self.key)
         finished = output.begin(identity, resume)
         todo = [block for block in self.plan.blocks if block.number not in finished]
