@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EXIT_ROWS_FAILED = 3
 EXIT_TOO_MANY_ERRORS = 4
+EXIT_FILES_LOST = 5
+SHOWN_FILES = 20
 HELPERS_CPUS = 1  # writing
 REFRESH_PER_S = 2  # of the terminal; at 12 it took 9% of the driver's time
 LOG_PERIOD_S = 30.0
@@ -53,6 +55,13 @@ LOG_PERIOD_S = 30.0
     help="Blocks under way beyond one a replica; fewer cost less when the job is killed.",
 )
 @click.option("--max-errors", type=click.IntRange(0), help="Stop above so many rows with errors.")
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    metavar="PATTERN",
+    help="Names of files of the input to pass over, as *.txt; may be repeated.",
+)
 @click.option("--resume", is_flag=True, help="Continue the job in OUTPUT.")
 @click.option(
     "--reembed",
@@ -79,6 +88,7 @@ def bulk(
     block_rows: int,
     blocks_ahead: int | None,
     max_errors: int | None,
+    ignored: tuple[str, ...],
     resume: bool,
     replaced: str | None,
     dry_run: bool,
@@ -89,32 +99,37 @@ def bulk(
 ) -> None:
     """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
-    INPUT is parquet, JSONL, CSV, images or WebDataset tars: a file, folder or glob, local or
-    s3://. Settings are those of `up`: model.source=jinaai/jina-clip-v2 text.num_gpus=1
+    INPUT is Parquet, ORC, Feather, JSON, CSV, images or WebDataset tars, packed or not: a file,
+    folder or glob, local or s3://, gs://, abfs://. Settings are those of `up`:
+    model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or
     qdrant://HOST:6333/COLLECTION; databases hold each row once under its --id.
 
     Exit codes: 0 all rows have their vectors, 3 some have an error instead or no id of their own,
-    4 stopped by --max-errors, 1 the job cannot run, 2 the command line is wrong.
+    4 stopped by --max-errors, 5 files of the input were left out (see --ignore), 1 the job cannot
+    run, 2 the command line is wrong.
     """
     from deployments.bulk import TooManyErrorsError, estimate, prepare, reembed
 
     console = Console(stderr=True)
     try:
-        job = prepare(
-            source,
-            output,
-            embed_options(path, settings, text, image, options),
-            keep,
-            block_rows,
-            max_errors,
-            blocks_ahead,
-            identifier,
-        )
-        if replaced is not None:
-            reembed.check(replaced, output, job.identity)
-        with ray_running(job.options, address):
+        chosen = embed_options(path, settings, text, image, options)
+        with ray_running(chosen, address):
+            job = prepare(
+                source,
+                output,
+                chosen,
+                keep,
+                block_rows,
+                max_errors,
+                blocks_ahead,
+                ignored,
+                identifier,
+            )
+            if replaced is not None:
+                reembed.check(replaced, output, job.identity)
+            say_lost(job.plan.lost, console)
             if dry_run:
                 figures = asdict(estimate(job))
             else:
@@ -130,6 +145,16 @@ def bulk(
     click.echo(json.dumps(figures) if as_json else report(figures))
     if not dry_run and (summary.total_errors or summary.missing_rows):
         context.exit(EXIT_ROWS_FAILED)
+    if job.plan.lost:
+        context.exit(EXIT_FILES_LOST)
+
+
+def say_lost(lost: Mapping[str, str], console: Console) -> None:
+    """Name the files whose rows will be missing, or some of them, before the job runs."""
+    for path, fault in list(lost.items())[:SHOWN_FILES]:
+        console.print(f"Left out: {path}: {fault}", markup=False, soft_wrap=True)
+    if len(lost) > SHOWN_FILES:
+        console.print(f"Left out: {len(lost) - SHOWN_FILES:,} more files", markup=False)
 
 
 def embed_options(
@@ -188,9 +213,10 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
 def needed_cpus(options: "EmbedOptions") -> int:
     """Return the CPUs that all stages reserve at their largest, rounded up."""
     cpus = options.workers.max + HELPERS_CPUS
-    if options.text is not None:
+    unknown = options.text is None and options.image is None  # until the input is looked at
+    if unknown or options.text is not None:
         cpus += int(-(-options.text_replicas.max * options.app.text.num_cpus // 1))
-    if options.image is not None:
+    if unknown or options.image is not None:
         cpus += int(-(-options.vision_replicas.max * options.app.vision.num_cpus // 1))
     return cpus
 

@@ -95,7 +95,8 @@ class BulkJob:
                         show(progress)
                     self._check(progress, output)
         missing = output.missing(self.plan.num_rows, identity)
-        return progress.summary(output.shown, len(self.plan.blocks), len(finished), missing)
+        blocks = len(self.plan.blocks)
+        return progress.summary(output.shown, blocks, len(finished), self.plan.lost, missing)
 
     def _figures(
         self, todo: list[RowBlock], identity: Identity, output: Output
@@ -177,9 +178,12 @@ def prepare(
     block_rows: int = 512,
     max_errors: int | None = None,
     blocks_ahead: int | None = None,
+    ignored: tuple[str, ...] = (),
     key: str | None = None,
 ) -> BulkJob:
-    """Look at the input and settle what there is to do; nothing runs yet.
+    """Look at the input and settle what there is to do; no row is embedded yet.
+
+    A large input is looked at in tasks of the Ray that is initialised, if there is one.
 
     Where the options name no column, `text` and `image` of the input are taken. Images may come
     from the bucket of the input.
@@ -188,7 +192,7 @@ def prepare(
         OptionError: the input or a column of it is not there.
         CheckpointError: there is no such model.
     """
-    plan = cut_input(source, block_rows)
+    plan = cut_input(source, block_rows, ignored)
     kept = (*([] if key is None else [key]), *kept)
     layout = Layout.choose(plan, options.text, options.image, kept)
     images = options.images

@@ -17,9 +17,11 @@ from pyarrow import fs
 from deployments.bulk.columns import (
     ERROR,
     IMAGE_EMBEDDING,
+    SCALES,
     STAGES,
     TEXT_EMBEDDING,
     TOKEN_IDS,
+    seconds_of,
 )
 from deployments.bulk.identity import Identity
 from deployments.bulk.reading.files import S3, open_input, split, write_bytes
@@ -133,7 +135,8 @@ class BlockWriter:
         if len(numbers) != 1 or table.num_rows != self.block_rows[numbers[0]]:
             raise RuntimeError(f"{table.num_rows} rows of blocks {numbers} are no whole block")
         figures = figures_of(table)
-        shown = [n for n in (TEXT_EMBEDDING, IMAGE_EMBEDDING) if n in table.column_names]
+        vectors = [TEXT_EMBEDDING, IMAGE_EMBEDDING, *SCALES.values()]
+        shown = [name for name in vectors if name in table.column_names]
         names = [*([] if ROW in self.kept else [ROW]), *self.kept, *shown, ERROR]
         self.output.write(numbers[0], table.select(names), int(figures["errors"]), self.identity)
         figures["write_s"] = time.perf_counter() - start_s
@@ -157,6 +160,6 @@ def figures_of(table: pa.Table) -> dict[str, int | float]:
     if TOKEN_IDS in table.column_names:
         figures["tokens"] = pc.sum(pc.list_value_length(table[TOKEN_IDS])).as_py() or 0
     for stage in STAGES:
-        name = f"_{stage}_s"
+        name = seconds_of(stage)
         figures[f"{stage}_s"] = pc.sum(table[name]).as_py() if name in table.column_names else 0.0
     return figures

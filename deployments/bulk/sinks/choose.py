@@ -7,16 +7,15 @@ import pyarrow as pa
 from deployments.bulk.columns import (
     ERROR,
     IMAGE_EMBEDDING,
+    SCALES,
     TEXT_EMBEDDING,
     TYPES,
 )
-from deployments.bulk.options import EmbedOptions
+from deployments.bulk.options import BITS, EmbedOptions
 from deployments.bulk.output import Output, OutputFolder
 from deployments.bulk.reading.tables import ROW, Layout
 from deployments.bulk.sinks.store import Store, StoreOutput
 from deployments.model.errors import OptionError
-
-PARTS_PER_BYTE = 8  # components in one byte of the binary precision
 
 
 def open_output(url: str, layout: Layout, options: EmbedOptions, key: str | None) -> Output:
@@ -62,10 +61,12 @@ def open_store(url: str) -> Store | None:
 
 
 def vector_types(options: EmbedOptions) -> dict[str, pa.DataType]:
-    """Return the columns with vectors that a job makes, and their types."""
+    """Return the columns with vectors that a job makes, and scales, and their types."""
     width = options.width(options.architecture())
     if options.precision == "binary":
-        width //= PARTS_PER_BYTE
-    kind = pa.list_(TYPES[options.precision], width)
+        width //= BITS
     columns = {TEXT_EMBEDDING: options.text, IMAGE_EMBEDDING: options.image}
-    return {name: kind for name, source in columns.items() if source is not None}
+    made = [name for name, source in columns.items() if source is not None]
+    types = dict.fromkeys(made, pa.list_(TYPES[options.precision], width))
+    scales = [SCALES[name] for name in made if options.precision == "int8"]
+    return types | dict.fromkeys(scales, pa.float32())

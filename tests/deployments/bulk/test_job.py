@@ -245,7 +245,7 @@ def test_a_dataset_of_ones_own_is_embedded(make_options: Options, reduced: ClipM
     rows = [{"title": text, "n": i} for i, text in enumerate(["b", "a", "", "b"])]
     dataset = embed(ray.data.from_items(rows), make_options(text="title", precision="int8"))
     found = sorted(dataset.take_all(), key=lambda row: row["n"])
-    assert set(found[0]) == {"title", "n", "text_embedding", "error"}
+    assert set(found[0]) == {"title", "n", "text_embedding", "text_scale", "error"}
     exact = reduced.encode_text(["b", "a", "", "b"])
     stored = np.array([row["text_embedding"] for row in found], dtype=np.float32)
     stored /= np.linalg.norm(stored, axis=1, keepdims=True)

@@ -6,12 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.bulk.columns import vector_column
+from deployments.bulk.columns import vector_columns
 from deployments.bulk.identity import Identity
 from deployments.bulk.output import BlockWriter, OutputFolder
+from deployments.bulk.reading.tables import BLOCK
 from deployments.model.errors import OptionError
 
-IDENTITY = Identity("m", "abc", 4, "float32", "", "auto", False, "{}", "123")
+IDENTITY = Identity("m", "abc", 4, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
 
 
 def block(number: int, rows: int) -> pa.Table:
@@ -19,9 +20,9 @@ def block(number: int, rows: int) -> pa.Table:
         {
             "id": [f"{number}-{i}" for i in range(rows)],
             "row": list(range(rows)),
-            "text_embedding": vector_column({}, rows, 4, "float32"),
+            "text_embedding": vector_columns({}, rows, 4, "float32")[0],
             "error": pa.array(["bad"] * rows, pa.string()),
-            "_block": [number] * rows,
+            BLOCK: [number] * rows,
         }
     )
 

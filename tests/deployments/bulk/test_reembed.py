@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deployments.bulk.columns import vector_column
+from deployments.bulk.columns import vector_columns
 from deployments.bulk.identity import Identity
 from deployments.bulk.output import OutputFolder
 from deployments.bulk.reembed import check, compare, finish, identity_of
 from deployments.model.errors import OptionError
 
 ROWS, WIDTH = 40, 16
-OLD = Identity("m", "abc", WIDTH, "float32", "", "auto", False, "{}", "123")
+OLD = Identity("m", "abc", WIDTH, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
 
 
 def unit_rows(seed: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def output(path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: lis
     columns = {
         "row": list(range(len(ids))),
         "id": ids,
-        "text_embedding": vector_column(rows, len(ids), width, identity.precision),
+        "text_embedding": vector_columns(rows, len(ids), width, identity.precision)[0],
         "error": pa.nulls(len(ids), pa.string()),
     }
     table = pa.table(columns)
