@@ -134,7 +134,10 @@ class Qdrant:
         if parts.netloc:
             scheme = "https" if parts.scheme.endswith("s") else "http"
             url, api_key = f"{scheme}://{parts.netloc}", os.environ.get(API_KEY)
-            with closing(QdrantClient(url=url, api_key=api_key, timeout=60)) as client:
+            made = QdrantClient(
+                url=url, api_key=api_key, timeout=60, check_compatibility=False
+            )  # that check would be a thread of its own, for each block
+            with closing(made) as client:
                 yield client
         else:
             with alone_in(parts.path), closing(QdrantClient(path=parts.path)) as client:

@@ -9,7 +9,10 @@ import pytest
 
 from deployments.bulk.columns import encode, vector_columns
 from deployments.bulk.identity import Identity
-from deployments.bulk.sinks.choose import open_store
+from deployments.bulk.options import EmbedOptions
+from deployments.bulk.output import OutputFolder
+from deployments.bulk.reading.tables import Layout
+from deployments.bulk.sinks.choose import open_output, open_store
 from deployments.bulk.sinks.store import Store, StoreOutput
 from deployments.model.errors import OptionError
 
@@ -220,3 +223,27 @@ def test_a_url_without_a_table_is_refused(url: str, message: str) -> None:
     assert "secret" not in store.shown
     with pytest.raises(OptionError, match=message):
         store.rows("")
+
+
+def test_a_database_that_does_not_answer_is_named() -> None:
+    """In one line, before anything runs."""
+    for url in ("postgresql://localhost:1/db?table=t", "qdrant://localhost:1/t"):
+        store = open_store(url)
+        assert store is not None
+        with pytest.raises(OptionError, match="cannot be reached"):
+            output_in(store).begin(IDENTITY, resume=False)
+
+
+def test_a_database_needs_an_id_and_int8_rows_their_scales(
+    make_options: Callable[..., EmbedOptions],
+) -> None:
+    """Lance holds every precision; a folder needs no id."""
+    options = make_options(text="text", precision="int8")
+    layout = Layout("text", None, ("id",), {"text": pa.string(), "id": pa.string()})
+    with pytest.raises(OptionError, match="--id"):
+        open_output("rows.lance", layout, options, None)
+    assert isinstance(open_output("rows", layout, options, None), OutputFolder)
+    output = open_output("rows.lance", layout, options, "id")
+    assert isinstance(output, StoreOutput)
+    names = ["row", "id", "text_embedding", "text_scale", "error", "fingerprint", "job"]
+    assert output.schema.names == names
