@@ -10,7 +10,7 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, through oneDNN for float32 on a CPU."""
+    """`nn.Linear`, through oneDNN on a CPU."""
 
     _arranged: Tensor | None = None
 
@@ -20,7 +20,7 @@ class Linear(nn.Linear):
         Otherwise every call puts it into that order: 2 to 3% of the time of a large batch, and a
         third of that of a single query (benchmarks/README.md).
         """
-        if ONEDNN and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu":
+        if self.weight.device.type == "cpu" and _has_order(self.weight.dtype):
             self._arranged = torch.ops.mkldnn._reorder_linear_weight(self.weight)
             self.register_parameter("weight", None)
 
@@ -37,6 +37,13 @@ class Linear(nn.Linear):
         if weight is None:
             return F.gelu(super().forward(x))
         return _pointwise(x, weight, self.bias, "gelu")
+
+
+def _has_order(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN multiplies in a precision here; bfloat16 takes AVX-512 or better."""
+    if not ONEDNN or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:

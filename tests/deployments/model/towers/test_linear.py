@@ -23,6 +23,22 @@ def test_the_linear_layer_equals_torchs_own(monkeypatch: pytest.MonkeyPatch):
         assert (layer.weight is None) == linear.ONEDNN  # there is one copy of it
 
 
+def test_bfloat16_weights_are_arranged_once_and_not_kept_twice(monkeypatch: pytest.MonkeyPatch):
+    """The product stays that of bfloat16 weights; a processor without it keeps the plain layer."""
+    layer = Linear(64, 40, dtype=torch.bfloat16)
+    x = torch.randn(7, 64, dtype=torch.bfloat16)
+    expected = (x.double() @ layer.weight.double().T + layer.bias.double()).detach()
+    with torch.inference_mode():
+        monkeypatch.setattr(linear, "ONEDNN", False)
+        layer.arrange()
+        assert layer.weight is not None
+        monkeypatch.undo()
+        layer.arrange()
+        torch.testing.assert_close(layer(x).double(), expected, atol=1e-2, rtol=1e-2)
+        has_bfloat16 = linear.ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        assert (layer.weight is None) == has_bfloat16
+
+
 @pytest.mark.parametrize("arranged", [True, False])
 def test_gelu_is_the_exact_one_of_the_product(arranged: bool):
     """In one pass or in two; the tanh form would differ by 1e-4 and more."""
