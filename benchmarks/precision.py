@@ -25,6 +25,7 @@ from deployments.model import ClipModel
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows, finish
 from deployments.model.pictures.decode import Decoded, Decoder, resolve
+from deployments.model.towers.linear import int8_fault
 
 TEXTS = ((16, 1), (32, 32), (512, 4))  # tokens of a text, texts of a batch
 JPEG_SIZES = ((640, 480), (1280, 960), (4000, 3000))
@@ -49,7 +50,8 @@ def precisions(source: str, device: torch.device) -> Iterator[Result]:
     """Compare other precisions with float32; times are of the tower alone."""
     exact = _load(source, device, "float32")
     arch = exact.architecture
-    for dtype in ("bfloat16", *(("float16",) if device.type == "cuda" else ())):
+    others = ["bfloat16", "float16"] if device.type == "cuda" else ["bfloat16"]
+    for dtype in [*others, *([] if int8_fault(device) else ["int8"])]:
         other = _load(source, device, dtype)
         for length, count in TEXTS:
             texts = workloads.equal_texts(arch.text, length, count)

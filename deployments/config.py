@@ -88,7 +88,8 @@ class ModelConfig(Frozen):
     revision: str | None = None
     """Commit of a hub id; the published model has a pinned default."""
     device: Device = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """`int8` is for CPUs with AVX512-VNNI or AMX; its vectors are never mixed with others."""
     attention: str = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     image_decode: Literal["auto", "exact", "draft", "gpu"] = "auto"

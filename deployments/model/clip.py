@@ -97,7 +97,8 @@ class ClipModel:
             source: `"demo"`, a folder, a hub id, or `"s3://bucket/prefix"`.
             revision: commit of a hub id; the published model has a pinned default.
             device: a torch device, or `"auto"` (CUDA where there is one).
-            dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` (bfloat16 on GPUs from
+            dtype: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` (CPUs: the linear layers, the
+                rest in bfloat16), or `"auto"` (bfloat16 on GPUs from
                 Ampere on, float16 on older ones, float32 on a CPU).
             attention: `"auto"` or a kernel of `deployments.model.towers.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
@@ -114,10 +115,15 @@ class ClipModel:
         place = loading.place(device, dtype)
         native = implementation == "native"
         compiles = compilation.resolve(compile, place.device) and native
+        if place.int8 and (compiles or not native):
+            raise OptionError(
+                "dtype 'int8' goes with compile 'auto' or 'off', not with 'on', and "
+                "with implementation 'native'"
+            )
         choices = {
             "implementation": implementation,
             "device": str(place.device),
-            "dtype": str(place.dtype).removeprefix("torch."),
+            "dtype": place.precision,
             "compile": "on" if compiles else "off",
             "image_decode": decode.resolve(image_decode, place.device) if native else "exact",
             "seeing": repr(seeing),

@@ -1,7 +1,7 @@
 """Plans the towers for some traffic: which policy keeps how much on time, and at what cost."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -134,35 +134,43 @@ def _plan(
 ) -> ModalityReport:
     starts_s = options.startups_s
     targets = Targets(work_per_replica, on_time=options.on_time)
-    # A start-up of half the time beside each, to say what it would save.
-    all_s = (*starts_s, *(each / 2 for each in starts_s))
-    ours = Rival(OURS, [f"on_time={options.on_time:g}"], work_based(tower, *[targets] * len(all_s)))
-    mine = _tried(load, tower, ours, all_s)
+    mine = _ours(load, tower, targets, starts_s)
     tried: list[tuple[PolicyReport, ...]] = [() for _ in starts_s]
     for rival in _rivals(load, tower, options):
         found = _tried(load, tower, rival, starts_s)
         tried = [(*before, *new) for before, new in zip(tried, found, strict=True)]
-    # The least replicas may be above the smallest that a standing capacity would need.
-    late = any(of[0].share_on_time < options.on_time for of in mine[: len(starts_s)])
+    late = any(policy.share_on_time < options.on_time for policy in mine)
+    sooner: Sequence[PolicyReport | None] = [None] * len(starts_s)
+    if late:
+        halves_s = tuple(startup_s / 2 for startup_s in starts_s)
+        sooner = [x.without_series() for x in _ours(load, tower, targets, halves_s)]
     return ModalityReport(
         name=name,
         unit=unit,
         num_requests=load.num_requests,
         num_items=int(load.items.sum()),
         cost=float(load.cost.sum()),
-        interval_s=load.duration_s / max(len(mine[0][0].replicas), 1),
+        interval_s=load.duration_s / max(len(mine[0].replicas), 1),
         starts=tuple(
             StartReport(
                 startup_s,
                 BoundReport.of(clairvoyant(load, replace(tower, startup_s=startup_s))),
-                (mine[place][0], *best(tried[place], options.on_time)),
+                (mine[place], *best(tried[place], options.on_time)),
                 tuple(policy.without_series() for policy in tried[place]),
-                mine[place + len(starts_s)][0].without_series(),
+                sooner[place],
             )
             for place, startup_s in enumerate(starts_s)
         ),
         standing=tuple(standing(load, tower, STANDING_SHARES)) if late else (),
     )
+
+
+def _ours(
+    load: Load, tower: Tower, targets: Targets, starts_s: tuple[float, ...]
+) -> list[PolicyReport]:
+    policy = work_based(tower, *[targets] * len(starts_s))
+    ours = Rival(OURS, [f"on_time={targets.on_time:g}"], policy)
+    return [only for (only,) in _tried(load, tower, ours, starts_s)]
 
 
 def _rivals(load: Load, tower: Tower, options: PlanOptions) -> Iterable[Rival]:

@@ -78,14 +78,14 @@ class StartReport:
         policies: ours, then of each other the cheapest setting with the share on time that is
             wanted, or where there is none, the one with the largest share.
         tried: all settings of the others.
-        sooner: ours, where a replica starts in half the time.
+        sooner: ours, where a replica starts in half the time; None where it is not late.
     """
 
     startup_s: float
     bound: BoundReport
     policies: tuple[PolicyReport, ...]
     tried: tuple[PolicyReport, ...]
-    sooner: PolicyReport
+    sooner: PolicyReport | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +165,12 @@ def _render(modality: ModalityReport) -> Iterator[RenderableType]:
         yield _table(start.policies, bound)
         for policy in start.policies:
             yield Text(f"{policy.name}: {policy.setting}", style="dim")
-        yield Text(
-            f"{start.policies[0].name} with a start-up of {start.startup_s / 2:g} s: "
-            f"{start.sooner.share_on_time:.2%} at {start.sooner.gpu_hours:,.1f} GPU-hours",
-            style="dim",
-        )
+        if start.sooner:
+            yield Text(
+                f"{start.policies[0].name} with a start-up of {start.startup_s / 2:g} s: "
+                f"{start.sooner.share_on_time:.2%} at {start.sooner.gpu_hours:,.1f} GPU-hours",
+                style="dim",
+            )
     start = modality.starts[0]
     for policy in start.policies:
         yield Text(f"{policy.name:>16} {_spark(policy.replicas)} to {max(policy.replicas)}")

@@ -1,18 +1,81 @@
-"""A linear layer that takes the faster of torch's two matrix libraries on a CPU."""
+"""A linear layer that takes the faster of torch's two matrix libraries on a CPU, or int8."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deployments.model.runtime.compilation import Compiled
 
 # The operators that torch.compile puts in for linear layers. In float32, plain layers go to MKL,
 # which is 4 to 17% slower at the towers' shapes on the processors measured (benchmarks/README.md).
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+STEPS = 127  # of an int8 value to either side of zero
+ZERO = 128  # oneDNN is fast with unsigned rows only; this value of theirs is zero
+
+
+class Int8Product:
+    """`x @ weight.T + bias` from int8: a scale for each output channel, and for each row of x.
+
+    A row's scale comes from that row alone, so a vector does not depend on the rest of its batch.
+    Rows are quantised, and sums scaled, by compiled code, or by torch where no compiler is found.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        exact = weight.float()
+        self._scale = exact.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / STEPS
+        whole = (exact / self._scale[:, None]).round().to(torch.int8)
+        self._packed = torch.ops.onednn.qlinear_prepack(whole, None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._bias = bias.float()
+
+    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """Return the product over the last dimension, or its exact GELU, in the dtype of x."""
+        rows, row_scales = _compiled(int8_rows)(x.flatten(0, -2))
+        sums = torch.ops.onednn.qlinear_pointwise(
+            *(rows, 1.0, ZERO, self._packed, self._scale, self._zeros, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        finish = _compiled(_scaled_gelu if gelu else _scaled)
+        out: Tensor = finish(sums, row_scales, self._bias, x.dtype).view(*x.shape[:-1], -1)
+        return out
+
+
+def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return uint8 rows around `ZERO`, and the float32 scale of each, [T, 1]; NaN stays in it."""
+    exact = x.float()
+    scales = exact.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / STEPS
+    return ((exact / scales).round() + ZERO).to(torch.uint8), scales
+
+
+def _scaled(sums: Tensor, scales: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return (sums * scales + bias).to(dtype)
+
+
+def _scaled_gelu(sums: Tensor, scales: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.gelu(sums * scales + bias).to(dtype)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Compiled:
+    return Compiled(function, required=False)
+
+
 class Linear(nn.Linear):
-    """`nn.Linear`, through oneDNN for float32 on a CPU."""
+    """`nn.Linear`, through oneDNN on a CPU."""
 
     _arranged: Tensor | None = None
+    _int8: Int8Product | None = None
+
+    def quantise(self) -> None:
+        """Keep the weight as int8 only."""
+        self._int8 = Int8Product(self.weight, self.bias)
+        self.register_parameter("weight", None)
 
     def arrange(self) -> None:
         """Keep the weight only in the order in which oneDNN reads it, where that is used.
@@ -20,12 +83,14 @@ class Linear(nn.Linear):
         Otherwise every call puts it into that order: 2 to 3% of the time of a large batch, and a
         third of that of a single query (benchmarks/README.md).
         """
-        if ONEDNN and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu":
+        if self.weight.device.type == "cpu" and _has_order(self.weight.dtype):
             self._arranged = torch.ops.mkldnn._reorder_linear_weight(self.weight)
             self.register_parameter("weight", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x @ weight.T + bias` over the last dimension."""
+        if self._int8 is not None:
+            return self._int8(x)
         weight = self._arranged
         if weight is None:
             return super().forward(x)
@@ -33,10 +98,19 @@ class Linear(nn.Linear):
 
     def gelu(self, x: Tensor) -> Tensor:
         """Return the exact (erf) GELU of `forward`; oneDNN does it in the same pass."""
+        if self._int8 is not None:
+            return self._int8(x, gelu=True)
         weight = self._arranged
         if weight is None:
             return F.gelu(super().forward(x))
         return _pointwise(x, weight, self.bias, "gelu")
+
+
+def _has_order(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN multiplies in a precision here; bfloat16 takes AVX-512 or better."""
+    if not ONEDNN or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
@@ -47,8 +121,22 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) 
     return out
 
 
-def arrange(tower: nn.Module) -> None:
+def arrange(tower: nn.Module, int8: bool = False) -> None:
     """Prepare all linear layers of a tower whose weights are final and which is not compiled."""
     for module in tower.modules():
         if isinstance(module, Linear):
-            module.arrange()
+            if int8:
+                module.quantise()
+            else:
+                module.arrange()
+
+
+def int8_fault(device: torch.device) -> str:
+    """Return why int8 products are not to be had on a device, or nothing."""
+    if device.type != "cpu":
+        return f"it is for CPUs, and the device is {device}"
+    if not (torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported()):
+        return "this CPU has neither AVX512-VNNI nor AMX"
+    if not (ONEDNN and hasattr(torch.ops.onednn, "qlinear_pointwise")):
+        return "this build of torch has no oneDNN"
+    return ""

@@ -21,7 +21,7 @@ from deployments.model.runtime.runners import (
 from deployments.model.tokenizer import TokenIds
 from deployments.model.towers import attention as choices
 from deployments.model.towers import kernels
-from deployments.model.towers.linear import arrange
+from deployments.model.towers.linear import arrange, int8_fault
 from deployments.model.towers.text import TextEncoder
 from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionEncoder
 from deployments.model.weights.checkpoint import Checkpoint
@@ -34,10 +34,16 @@ MEASURED_IMAGES = 32
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tower runs, and in which precision."""
+    """Where a tower runs, and in which precision; with `int8`, its linear layers in that."""
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """The name of what it runs in."""
+        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
 
 
 LoadText = Callable[[Checkpoint, Place], Runner[Sequence[TokenIds]]]
@@ -48,9 +54,13 @@ def place(device: str, dtype: str) -> Place:
     """Turn names into a place; `"auto"` is CUDA where there is one, and a half precision there.
 
     Raises:
-        OptionError: an unknown name, or a device that is not here.
+        OptionError: an unknown name, or a device that is not here or has no int8.
     """
     where = _device(device)
+    if dtype == "int8":
+        if fault := int8_fault(where):
+            raise OptionError(f"dtype is 'int8', but {fault}; choose 'auto' or 'bfloat16'")
+        return Place(where, torch.bfloat16, int8=True)
     return Place(where, _dtype(dtype, where))
 
 
@@ -90,7 +100,7 @@ def load_text(
         encoder = TextEncoder(checkpoint.architecture.text, attend)
     fill(encoder, checkpoint.text_weights(), place)
     if compile == "off":
-        arrange(encoder)
+        arrange(encoder, place.int8)
     else:
         encoder.compile_blocks(required=compile == "on")
     # SDPA asks the device for the lengths of the texts, which no graph can.
@@ -121,7 +131,7 @@ def load_vision(
         encoder = VisionEncoder(arch, attend, multiple)
     fill(encoder, checkpoint.vision_weights(), place)
     if compile == "off":
-        arrange(encoder)
+        arrange(encoder, place.int8)
     else:
         encoder.compile_blocks(required=compile == "on")
     return VisionRunner(encoder, place.device, name, on_gpu and compile != "off")
@@ -175,5 +185,5 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         has_bfloat16 = torch.cuda.get_device_capability(device) >= kernels.AMPERE
         return torch.bfloat16 if has_bfloat16 else torch.float16
     if name not in DTYPES:
-        raise OptionError(f"dtype is {name!r}; choose 'auto' or one of {', '.join(DTYPES)}")
+        raise OptionError(f"dtype is {name!r}; choose 'auto' or one of {', '.join(DTYPES)}, int8")
     return DTYPES[name]

@@ -11,7 +11,7 @@ from deployments.bulk.reading.blocks import Plan
 from deployments.bulk.reading.tables import Layout
 from deployments.model.errors import OptionError
 
-PLAN = Plan("jsonl", (), "123")
+PLAN = Plan((), {}, "123", {})
 LAYOUT = Layout("text", "image", (), {})
 
 

@@ -44,7 +44,7 @@ def main(source: str, output: str, trace: str, options: str) -> None:
         source,
         output,
         EmbedOptions.model_validate_json(options),
-        ("id",),
+        key="id",
         block_rows=BLOCK_ROWS,
         blocks_ahead=BLOCKS_AHEAD,
     )
