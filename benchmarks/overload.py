@@ -1,27 +1,33 @@
 """What becomes of requests when three times as many come as the service can answer?
 
-    python -m benchmarks.overload [--seconds 60] [--factor 3] [--json]
+    python -m benchmarks.overload [--images] [--seconds 60] [--factor 3] [--json]
 
 Finds the rate that the service can hold (a closed loop), then offers `factor` times that rate (an
 open loop, at random times), and asks of every request what became of it. Generator and service
-share the machine, in processes of their own.
+share the machine, in processes of their own. With `--images` the requests have images by URL: what
+is downloaded for requests that are refused, and how much memory does the Router take?
 """
 
+import asyncio
 import os
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import report
+from benchmarks.harness import remote_images, report
 from benchmarks.harness.callers import ask
 from benchmarks.harness.outcomes import Outcome, quantile, tally
 from benchmarks.harness.processes import REPLICAS, of_kind, resident_bytes
+from benchmarks.harness.sampler import Sampler
 from benchmarks.harness.servers import service
+from deployments.checked import MIB
 from deployments.config import AppConfig
 
 MIX = "16 texts of 120 words"
 CALLERS = 8
 CLOSED_S = 15
+IMAGE_BYTES = 1_000_000
+MAX_QUEUED_BYTES = 128 * MIB
 CONFIG = AppConfig.model_validate(
     {
         "text": {"num_cpus": 0.5},
@@ -89,13 +95,49 @@ def measure(seconds: float, factor: float) -> dict[str, Any]:
     }
 
 
+def measure_images(seconds: float, factor: float) -> dict[str, Any]:
+    """Overload a service with images by URL, from a server that counts its downloads."""
+    with remote_images.image_server(IMAGE_BYTES) as (port, counts):
+        images = {"allow_networks": ["127.0.0.1/32"], "ports": [port], "max_fetches_per_host": 64}
+        router = {"num_cpus": 0.5, "max_queued_bytes": MAX_QUEUED_BYTES, "max_queued_images": 512}
+        router |= {"max_body_bytes": MIB}
+        config = {"images": images, "router": router, "text": {"enabled": False}}
+        with service(AppConfig.model_validate(config), "stock") as url:
+            asyncio.run(remote_images.closed_loop(url, port, 5, CALLERS))
+            routers = of_kind(os.getpid(), "Router")
+            before_bytes = resident_bytes(routers)
+            easy = asyncio.run(remote_images.closed_loop(url, port, CLOSED_S, CALLERS))
+            capacity = in_time(easy, CLOSED_S) / CLOSED_S
+            report.progress(f"{capacity:.2f} requests/s; now {factor:g} times as many")
+            with Sampler(lambda: resident_bytes(routers), 0.05) as memory:
+                asked = asyncio.run(remote_images.open_loop(url, port, seconds, factor * capacity))
+        counts.send("")
+        downloaded_for = counts.recv()
+    refused = {name: x for name, x in asked.items() if x.status == 429}
+    peak_bytes = max(seen for _, seen in memory.samples)
+    return {
+        "capacity_requests_per_s": capacity,
+        "offered": len(asked),
+        "outcomes": tally(list(asked.values())),
+        "goodput_over_capacity": in_time(list(asked.values()), seconds) / seconds / capacity,
+        "refused": len(refused),
+        "refused_with_downloads": len(refused.keys() & downloaded_for),
+        "refusal_p95_s": quantile(0.95, [x.ended_s - x.sent_s for x in refused.values()]),
+        "router_bytes": {"before": before_bytes, "peak": peak_bytes},
+        "configured_bytes": MAX_QUEUED_BYTES,
+        "peak_over_configured_mb": (peak_bytes - MAX_QUEUED_BYTES) / 1e6,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = report.command(__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--factor", type=float, default=3)
+    parser.add_argument("--images", action="store_true", help="images by URL, no texts")
     options = parser.parse_args(arguments)
-    report.write(options, measure(options.seconds, options.factor), report.show_values)
+    run = measure_images if options.images else measure
+    report.write(options, run(options.seconds, options.factor), report.show_values)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
         "target_images_per_replica": 60,
         "target_delay_s": 0,
     },
-    "policy": {"hold_s": 3, "window_s": 5},
+    "policy": {"startup_s": 2},
 }
 ZERO = {"scaling": SCALING | {"min_replicas": 0}}
 TO_ZERO = SETTINGS | {

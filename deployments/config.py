@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.autoscaling import Targets
 from deployments.checked import MIB, Device, Frozen, Gpus, Key, PositiveFloat, PositiveInt
 from deployments.image_config import ImageConfig
+from deployments.rehearsal import Targets
 
 SERVE_SETTINGS: Mapping[str, float] = {
     "metrics_interval_s": 1.0,
@@ -47,18 +47,18 @@ class TargetsConfig(Frozen):
     target_images_per_replica: PositiveFloat = 1_000
     target_delay_s: Annotated[float, Field(ge=0)] = Targets.delay_s
     """How long clearing what waits may take; 0 counts outstanding work instead."""
+    on_time: Annotated[float, Field(gt=0.5, lt=1)] = Targets.on_time
+    """Share of the work that should not wait for a replica. What to hold follows from it and from
+    the traffic of the last hours."""
     scale_to_zero: bool = False
 
 
 class PolicyConfig(Frozen):
     """Arguments of the autoscaling policy; changing one restarts replicas, unlike the targets."""
 
-    headroom: PositiveFloat = Targets.headroom
-    """Capacity over the rate of arrival."""
-    window_s: PositiveFloat = Targets.window_s
-    """Seconds over which the rate of arrival is taken."""
-    hold_s: Annotated[float, Field(ge=0)] = Targets.hold_s
-    """Seconds for which the highest count of late is kept."""
+    startup_s: PositiveFloat = Targets.startup_s
+    """Seconds from the decision for a replica to its first batch, until the first have started:
+    how long these took counts from then on."""
 
 
 class ReplicasConfig(Frozen):
@@ -149,6 +149,8 @@ class RouterConfig(ReplicasConfig):
     min_body_bytes_per_s: PositiveInt = 1024
     """Least pace of a body, on average after its first 5 s; below it the request ends with 408."""
     max_items_per_request: PositiveInt = 8192
+    max_classified_items: PositiveInt = 512
+    """Items of a request for labels; likewise its labels."""
     max_tokens_per_chunk: PositiveInt = 4096
     max_images_per_chunk: PositiveInt = 8
     max_chunk_bytes: PositiveInt = 32 * MIB

@@ -181,3 +181,27 @@ class Embeddings:
     timings: Timings = field(default_factory=Timings)
     fingerprint: str = ""
     replicas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer to a request for labels.
+
+    Attributes:
+        labels: the labels' texts.
+        groups: the name of each label's group; empty where there are none.
+        similarities: float32 [n, labels], cosines; the row of a failed item is zero.
+        scores: float32 [n, labels]; those of an item add up to 1, within each group.
+        usage: what items and labels cost.
+        failures, timings, fingerprint, replicas: see `Embeddings`.
+    """
+
+    labels: tuple[str, ...]
+    groups: tuple[str, ...]
+    similarities: Rows
+    scores: Rows
+    usage: Usage
+    failures: Mapping[int, EmbeddingError]
+    timings: Timings
+    fingerprint: str
+    replicas: tuple[str, ...]

@@ -127,6 +127,9 @@ class RouterMetrics:
             f"{PREFIX}stage_seconds", "time of a request in one stage", BATCH_S, ("stage",)
         )
         self._refusals = Counter(f"{PREFIX}refusals", "requests refused", ("reason",))
+        self._unleased = Counter(
+            f"{PREFIX}unleased_requests", "requests let in by a Router's own share of a key's rate"
+        )
         self._retries = Counter(f"{PREFIX}retries", "chunks sent once more", ("tower",))
         reused: Any = ("tower", "how")
         self._reused = Counter(f"{PREFIX}reused_items", "items that need no computing", reused)
@@ -165,6 +168,10 @@ class RouterMetrics:
                 self._failed.inc(tally.failed, {"lane": lane})
             self._request_s.observe(time.perf_counter() - start_s, {"lane": lane})
             self.stages(tally.stages_ms)
+
+    def unleased(self) -> None:
+        """Count a request that this Router let in without a lease of its key's rate."""
+        self._unleased.inc()
 
     @contextmanager
     def refusals(self) -> Iterator[None]:

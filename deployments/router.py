@@ -7,9 +7,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -22,26 +21,27 @@ from deployments.errors import (
     TowerUnavailableError,
 )
 from deployments.messages import (
+    Classification,
     Embeddings,
     ImageItem,
     Item,
     Lane,
-    Timings,
     Usage,
     parse_item,
 )
 from deployments.metrics import RouterMetrics
 from deployments.model.architecture import Architecture
-from deployments.model.errors import EmbeddingError
-from deployments.model.output import Rows, finish
-from deployments.model.tokenizer import TokenIds, Truncate
+from deployments.model.output import finish
+from deployments.model.tokenizer import Truncate
 from deployments.model.weights.fingerprint import preprocessing_digest
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
+from deployments.routing.classification import Labels, LabelsInput, classified, with_labels
 from deployments.routing.fingerprints import ANSWER_S, Fingerprints, refuse_others, wanted_by
 from deployments.routing.options import Options
-from deployments.routing.preparation import Prepared, Preparer, sources_of
+from deployments.routing.parts import AnyTowerRequest, Parts
+from deployments.routing.preparation import Preparer, sources_of
 from deployments.routing.tower_client import TowerClient
 from deployments.routing.tower_request import (
     ImageRequest,
@@ -51,17 +51,6 @@ from deployments.routing.tower_request import (
 )
 
 logger = logging.getLogger("ray.serve")
-
-AnyTowerRequest = TextRequest | ImageRequest
-
-
-class _Parts(NamedTuple):
-    """What a request came to, before its rows are put together."""
-
-    texts: Prepared[TokenIds]
-    images: Prepared[bytes]
-    requests: Sequence[AnyTowerRequest]
-    towers_ms: float
 
 
 class Router:
@@ -90,10 +79,12 @@ class Router:
         self._clients: dict[str, TowerClient] = {}
         if text is not None:
             cache = RowCache(limits.cache_bytes)
-            self._clients["text"] = TowerClient("text", text, cache, self.metrics)
+            sleeps = config.text.least_replicas == 0
+            self._clients["text"] = TowerClient("text", text, cache, self.metrics, sleeps)
         if vision is not None:
             cache = RowCache(0)  # what many callers ask for again and again are texts
-            self._clients["vision"] = TowerClient("vision", vision, cache, self.metrics)
+            sleeps = config.vision.least_replicas == 0
+            self._clients["vision"] = TowerClient("vision", vision, cache, self.metrics, sleeps)
         self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
         self._draining = False
@@ -121,7 +112,8 @@ class Router:
         """Hear which towers serve now, where rows of theirs are kept; called by Ray Serve.
 
         Without it the rows of a replaced tower would be served for as long as nobody asks for
-        anything else. A tower that does not answer is no fault of this Router.
+        anything else. A tower that does not answer is no fault of this Router; one that sleeps is
+        not woken.
         """
         kept = [client.name for client in self._clients.values() if len(client.cache)]
         await self._fingerprints.served(kept, anew=True)
@@ -177,19 +169,47 @@ class Router:
                     parts = await self._embed(parsed, options, deadline.when() or 0)
             except TimeoutError:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
-            answered_by = self._made_by(parts.requests)
+            answered_by = parts.made_by(self._fingerprints)
             refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
-            rows, failures = self._merge(len(parsed), parts)
+            rows, failures = parts.merge(len(parsed), self.architecture.width)
             answer = Embeddings(
                 finish(rows, dimensions, normalized),
                 Usage(sum(map(len, parts.texts.items.values())), len(parts.images.items)),
                 failures,
-                _timings(parts),
+                parts.timings(),
                 " ".join(f"{name}:{digest}" for name, digest in answered_by),
                 tuple(sorted(x for request in parts.requests for x in request.replicas)),
             )
             tally.note(answer)
         return answer
+
+    async def classify(
+        self,
+        items: Sequence[object],
+        labels: LabelsInput,
+        logit_scale: bool = False,
+        partial: bool = False,
+        **options: Any,  # noqa: ANN401
+    ) -> Classification:
+        """Score labels for a mixed list of texts and images; the rows come in its order.
+
+        Args:
+            items: as `embed` takes them, `router.max_classified_items` at most.
+            labels: texts, or lists of them by the names of groups, each of which is a question.
+            logit_scale: score by the model's trained temperature.
+            partial: give the failures of single items in the answer.
+            options: `truncate`, `lane`, `timeout_s`, `fingerprint`, as for `embed`.
+
+        Raises:
+            EmbeddingError: as `embed`; the message names the item or the label.
+        """
+        with self.metrics.refusals():
+            most = self.config.router.max_classified_items
+            read = Labels.read(labels, most)
+            both = with_labels(items, read, most)
+        answer = await self.embed(both, partial=True, **options)
+        scale = await self._fingerprints.logit_scale(answer.fingerprint) if logit_scale else 1.0
+        return classified(answer, read, scale, partial)
 
     async def fingerprints(self) -> dict[str, str]:
         """Return what the rows of each tower depend on besides the items, by tower.
@@ -199,7 +219,10 @@ class Router:
         return await self._fingerprints.served()
 
     async def ready(self) -> bool:
-        """Return whether requests are taken and every tower of the application answers."""
+        """Return whether requests will be answered: every tower does, or sleeps as it may.
+
+        A tower without replicas is ready where its least number is 0; asking wakes none.
+        """
         if self._draining:
             return False
         try:
@@ -225,7 +248,7 @@ class Router:
             raise RequestError(f"this server embeds no {kind}: it runs without the {name} tower")
         return items
 
-    async def _embed(self, items: Sequence[Item], options: Options, deadline_s: float) -> _Parts:
+    async def _embed(self, items: Sequence[Item], options: Options, deadline_s: float) -> Parts:
         """Admit the request as a whole before an image is fetched, then ask both towers at once."""
         lane, partial = options.lane, options.partial
         asked = lane, deadline_s, self.config.router, self.architecture.width, partial
@@ -252,36 +275,9 @@ class Router:
                 await requests[-1].admit()  # gives back what is the same, or could not be had
             start_s = time.perf_counter()
             await together([request.run() for request in requests])
-        return _Parts(texts, fetched, requests, 1000 * (time.perf_counter() - start_s))
-
-    def _merge(self, num_items: int, parts: _Parts) -> tuple[Rows, dict[int, EmbeddingError]]:
-        """Return the rows of both towers in the request's order, and every failure."""
-        rows = np.zeros((num_items, self.architecture.width), np.float32)
-        failures = parts.texts.failures | parts.images.failures
-        for request in parts.requests:
-            rows[request.indices] = request.rows
-            failures |= request.failures
-        return rows, failures
-
-    def _made_by(self, requests: Sequence[AnyTowerRequest]) -> list[tuple[str, str]]:
-        """Return the towers that made rows, each with its fingerprint."""
-        return [
-            (request.client.name, self._fingerprints.combined(told))
-            for request in requests
-            for told in sorted(request.fingerprints)
-        ]
+        return Parts(texts, fetched, requests, 1000 * (time.perf_counter() - start_s))
 
 
 def _towers(items: Sequence[Item]) -> set[str]:
     """Return which towers a request uses."""
     return {"vision" if isinstance(item, ImageItem) else "text" for item in items}
-
-
-def _timings(parts: _Parts) -> Timings:
-    return Timings(
-        parts.texts.took_ms,
-        parts.images.took_ms,
-        parts.towers_ms,
-        max((request.queue_ms for request in parts.requests), default=0.0),
-        max((request.device_ms for request in parts.requests), default=0.0),
-    )

@@ -1,5 +1,6 @@
 """The TextTower deployment: the text tower's engine as Ray Serve runs it."""
 
+import math
 from collections.abc import Sequence
 
 from ray import serve
@@ -30,6 +31,10 @@ class TextTower:
     async def ready(self) -> str:
         """Answer, once the model is loaded and warm, with its fingerprint."""
         return self._engine.fingerprint
+
+    async def logit_scale(self) -> tuple[str, float]:
+        """Return the fingerprint, and what cosines are multiplied by for probabilities."""
+        return self._engine.fingerprint, math.exp(self._engine.model.logit_scale)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report this replica's queue and pace to the autoscaling policy."""

@@ -4,8 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import DeploymentActorConfig
 from starlette.applications import Starlette
 
 from deployments.checked import MIB
@@ -15,6 +17,7 @@ from deployments.router import Router
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
 from serve_app.api.ingress import http_app
+from serve_app.api.leases import BOOKS, Books
 
 HEALTH_CHECK_S = 1.0  # a dead replica is found, and replaced, within this
 APP_NAME = "embeddings"
@@ -49,6 +52,7 @@ def build_app(config: AppConfig) -> Application:
         ray_actor_options={"num_cpus": config.router.num_cpus},
         health_check_period_s=HEALTH_CHECK_S,
         logging_config=_logging(config),
+        deployment_actors=_books(config),
     )
 
     def routes() -> Starlette:  # called by Ray Serve in each Router replica
@@ -74,6 +78,14 @@ def require_transport(config: AppConfig, environment: Mapping[str, str] = os.env
             "higher on every node before Ray starts, or router.max_chunk_bytes and "
             "images.max_image_bytes lower"
         )
+
+
+def _books(config: AppConfig) -> list[dict[Any, Any] | DeploymentActorConfig]:
+    """Return the actor that keeps the rates of keys, where several Routers share them."""
+    if not config.asks_for_keys or config.router.most_replicas == 1:
+        return []
+    books = ray.remote(Books)
+    return [DeploymentActorConfig(name=BOOKS, actor_class=books, actor_options={"num_cpus": 0})]
 
 
 def _logging(config: AppConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EXIT_ROWS_FAILED = 3
 EXIT_TOO_MANY_ERRORS = 4
+EXIT_FILES_LOST = 5
+SHOWN_FILES = 20
 HELPERS_CPUS = 1  # writing
 REFRESH_PER_S = 2  # of the terminal; at 12 it took 9% of the driver's time
 LOG_PERIOD_S = 30.0
@@ -32,7 +34,7 @@ LOG_PERIOD_S = 30.0
 @click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--text", help="Column of the texts; by default text, if there is one.")
 @click.option("--image", help="Column of the images; by default image, if there is one.")
-@click.option("--id", "identifier", help="Column to keep that names the row.")
+@click.option("--id", "identifier", help="Column to keep that names the row; databases need it.")
 @click.option("--keep", multiple=True, help="Another column to keep; may be repeated.")
 @click.option("--dimensions", type=click.IntRange(1))
 @click.option("--task", type=click.Choice(["retrieval.query"]))
@@ -53,7 +55,20 @@ LOG_PERIOD_S = 30.0
     help="Blocks under way beyond one a replica; fewer cost less when the job is killed.",
 )
 @click.option("--max-errors", type=click.IntRange(0), help="Stop above so many rows with errors.")
+@click.option(
+    "--ignore",
+    "ignored",
+    multiple=True,
+    metavar="PATTERN",
+    help="Names of files of the input to pass over, as *.txt; may be repeated.",
+)
 @click.option("--resume", is_flag=True, help="Continue the job in OUTPUT.")
+@click.option(
+    "--reembed",
+    "replaced",
+    metavar="OLD_OUTPUT",
+    help="Of another model: compare OUTPUT with it at the end, and write a manifest.",
+)
 @click.option("--dry-run", is_flag=True, help="Sample the input and say how long it will take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--stats", is_flag=True, help="Print Ray Data's account of its stages, at the end.")
@@ -73,49 +88,73 @@ def bulk(
     block_rows: int,
     blocks_ahead: int | None,
     max_errors: int | None,
+    ignored: tuple[str, ...],
     resume: bool,
+    replaced: str | None,
     dry_run: bool,
     as_json: bool,
     stats: bool,
     address: str | None,
     **options: str,
 ) -> None:
-    """Embed the rows of INPUT into parquet files in the folder OUTPUT.
+    """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
-    INPUT is parquet, JSONL, CSV, images or WebDataset tars: a file, folder or glob, local or
-    s3://. Settings are those of `up`: model.source=jinaai/jina-clip-v2 text.num_gpus=1
+    INPUT is Parquet, ORC, Feather, JSON, CSV, images or WebDataset tars, packed or not: a file,
+    folder or glob, local or s3://, gs://, abfs://. Settings are those of `up`:
+    model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
-    Exit codes: 0 all rows have their vectors, 3 some have an error instead, 4 stopped by
-    --max-errors, 1 the job cannot run, 2 the command line is wrong.
+    OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or
+    qdrant://HOST:6333/COLLECTION; databases hold each row once under its --id.
+
+    Exit codes: 0 all rows have their vectors, 3 some have an error instead or no id of their own,
+    4 stopped by --max-errors, 5 files of the input were left out (see --ignore), 1 the job cannot
+    run, 2 the command line is wrong.
     """
-    from deployments.bulk import TooManyErrorsError, estimate, prepare
+    from deployments.bulk import TooManyErrorsError, estimate, prepare, reembed
 
     console = Console(stderr=True)
-    kept = tuple(name for name in (identifier, *keep) if name is not None)
     try:
-        job = prepare(
-            source,
-            output,
-            embed_options(path, settings, text, image, options),
-            kept,
-            block_rows,
-            max_errors,
-            blocks_ahead,
-        )
-        with ray_running(job.options, address):
+        chosen = embed_options(path, settings, text, image, options)
+        with ray_running(chosen, address):
+            job = prepare(
+                source,
+                output,
+                chosen,
+                keep,
+                block_rows,
+                max_errors,
+                blocks_ahead,
+                ignored,
+                identifier,
+            )
+            if replaced is not None:
+                reembed.check(replaced, output, job.identity)
+            say_lost(job.plan.lost, console)
             if dry_run:
                 figures = asdict(estimate(job))
             else:
                 summary = run(job, resume, console)
                 figures = asdict(summary)
+                if replaced is not None:
+                    figures["reembed"] = asdict(reembed.finish(replaced, output, identifier))
     except TooManyErrorsError as error:
         console.print(f"Stopped: {error}", markup=False)
         context.exit(EXIT_TOO_MANY_ERRORS)
     if stats:
         click.echo("\n".join(job.stats), err=True)
     click.echo(json.dumps(figures) if as_json else report(figures))
-    if not dry_run and summary.total_errors:
+    if not dry_run and (summary.total_errors or summary.missing_rows):
         context.exit(EXIT_ROWS_FAILED)
+    if job.plan.lost:
+        context.exit(EXIT_FILES_LOST)
+
+
+def say_lost(lost: Mapping[str, str], console: Console) -> None:
+    """Name the files whose rows will be missing, or some of them, before the job runs."""
+    for path, fault in list(lost.items())[:SHOWN_FILES]:
+        console.print(f"Left out: {path}: {fault}", markup=False, soft_wrap=True)
+    if len(lost) > SHOWN_FILES:
+        console.print(f"Left out: {len(lost) - SHOWN_FILES:,} more files", markup=False)
 
 
 def embed_options(
@@ -174,9 +213,10 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
 def needed_cpus(options: "EmbedOptions") -> int:
     """Return the CPUs that all stages reserve at their largest, rounded up."""
     cpus = options.workers.max + HELPERS_CPUS
-    if options.text is not None:
+    unknown = options.text is None and options.image is None  # until the input is looked at
+    if unknown or options.text is not None:
         cpus += int(-(-options.text_replicas.max * options.app.text.num_cpus // 1))
-    if options.image is not None:
+    if unknown or options.image is not None:
         cpus += int(-(-options.vision_replicas.max * options.app.vision.num_cpus // 1))
     return cpus
 

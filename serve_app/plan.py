@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -18,8 +19,23 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--scale", default=1.0, show_default=True, type=POSITIVE, help="Times the traffic.")
 @click.option("--text-rate", default=600_000.0, show_default=True, type=POSITIVE, help="Tokens/s.")
 @click.option("--image-rate", default=430.0, show_default=True, type=POSITIVE, help="Images/s.")
-@click.option("--startup", "startup_s", default=40.0, show_default=True, type=click.FloatRange(0))
-@click.option("--sweep", is_flag=True, help="Try both policies over their settings; takes minutes.")
+@click.option("--generate", "generated", type=click.Choice(["week", "bursts"]), default="week")
+@click.option("--seed", default=0, show_default=True, help="Of what is generated.")
+@click.option(
+    "--startup",
+    "startups_s",
+    multiple=True,
+    type=click.FloatRange(1),
+    help="Seconds that a replica takes to start; several are planned for in turn.  [default: 40]",
+)
+@click.option("--on-time", default=0.99, show_default=True, type=click.FloatRange(0.5, 0.9999))
+@click.option(
+    "--against",
+    type=click.Choice(["defaults", "all"]),
+    default="defaults",
+    show_default=True,
+    help="Ray Serve's defaults, or all policies over their settings and start-ups; minutes.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--plot", "chart", type=PATH, help="Draw it to a PNG.")
 def plan(
@@ -27,15 +43,18 @@ def plan(
     scale: float,
     text_rate: float,
     image_rate: float,
-    startup_s: float,
-    sweep: bool,
+    generated: Literal["week", "bursts"],
+    seed: int,
+    startups_s: tuple[float, ...],
+    on_time: float,
+    against: Literal["defaults", "all"],
     as_json: bool,
     chart: Path | None,
 ) -> None:
-    """Simulate replicas on a trace (CSV: time, tokens, images), or on a generated week.
+    """Simulate replicas on a trace (CSV: time, tokens, images), or on generated traffic.
 
-    Prints replicas over time, GPU-hours, delays and refusals for this product's policy, for Ray's
-    request-count policy and for a planner that knows the future.
+    Prints replicas over time, GPU-hours, delays and refusals for this product's policy, for those
+    that others run and for a planner that knows the future.
     """
     if chart is not None and not chart.parent.is_dir():  # before a simulation of minutes
         raise click.UsageError(f"--plot {chart}: there is no folder {chart.parent}")
@@ -45,11 +64,14 @@ def plan(
         scale=scale,
         text_rate=text_rate,
         image_rate=image_rate,
-        startup_s=startup_s,
+        generated=generated,
+        seed=seed,
+        startups_s=startups_s or (planner.STARTUPS_S if against == "all" else (40.0,)),
+        on_time=on_time,
         max_images_per_chunk=router.max_images_per_chunk,
         max_queued_tokens=router.num_replicas * router.max_queued_tokens,
         max_queued_images=router.num_replicas * router.max_queued_images,
-        sweep=sweep,
+        against=against,
     )
     progress = Console(stderr=True)
     try:

@@ -26,6 +26,7 @@ PURE = (
     "image_config",
     "messages",
     "plan",
+    "rehearsal",
     "routing.admission",
     "routing.cache",
     "routing.coalescing",
@@ -33,8 +34,8 @@ PURE = (
 # Packages of `deployments` by floor, lowest first: none imports one of its own floor or above.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("errors", "autoscaling", "checked"),
-    ("image_config",),
+    ("errors", "rehearsal", "checked"),
+    ("autoscaling", "image_config"),
     ("messages", "config"),
     ("metrics",),
     ("engine", "images"),

@@ -55,7 +55,7 @@ SMALL: dict[str, Any] = {  # in place of the shipped config's sizes
     "vision": {"num_gpus": 1, "num_cpus": 1, "decode_threads": 2},
     "router": {"num_replicas": 1, "num_cpus": 1, "cache_bytes": 0},
     "targets": {"target_tokens_per_replica": 2000, "target_delay_s": 0},
-    "policy": {"hold_s": 3, "window_s": 5},
+    "policy": {"startup_s": 2},
 }
 DELAYS = {"upscale_delay_s": 0, "downscale_delay_s": 2}
 

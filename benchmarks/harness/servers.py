@@ -22,7 +22,7 @@ from serve_app.settings import CORES_PER_ROUTER, read_config
 ROOT = Path(__file__).parents[2]
 SINGLE_GPU = ROOT / "serve_app" / "configs" / "single_gpu.yaml"
 READY_S = 300
-Proxy = Literal["haproxy", "stock"]
+Proxy = Literal["direct", "haproxy", "stock"]
 
 
 @dataclass(frozen=True)

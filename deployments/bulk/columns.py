@@ -1,8 +1,8 @@
 """Arrow columns of the pipeline: internal ones, errors, and vectors as fixed-size lists.
 
-Internal columns begin with an underscore and are dropped at the end: token ids or pixels on their
-way to a tower, and the seconds that each stage spent, shared out over the rows, so that they add
-up however rows are split into blocks.
+Internal columns have a prefix and are dropped at the end: token ids or pixels on their way to a
+tower, and the seconds that each stage spent, shared out over the rows, so that they add up however
+rows are split into blocks.
 """
 
 import time
@@ -20,9 +20,13 @@ from deployments.model.tokenizer import TokenIds
 ERROR = "error"
 TEXT_EMBEDDING = "text_embedding"
 IMAGE_EMBEDDING = "image_embedding"
-TOKEN_IDS = "_token_ids"
-PIXELS = "_pixels"  # decoded, as plain bytes
-ENCODED = "_encoded"  # for the tower to decode
+SCALES = {TEXT_EMBEDDING: "text_scale", IMAGE_EMBEDDING: "image_scale"}
+"""What the int8 row times is the vector, by the column of the vectors."""
+OUTPUT_NAMES = {ERROR, *SCALES, *SCALES.values()}
+INTERNAL = "__bulk_"
+TOKEN_IDS = f"{INTERNAL}token_ids"
+PIXELS = f"{INTERNAL}pixels"  # decoded, as plain bytes
+ENCODED = f"{INTERNAL}encoded"  # for the tower to decode
 STAGES = ("read", "prepare", "text", "vision")
 
 TYPES: dict[Precision, pa.DataType] = {
@@ -61,12 +65,17 @@ def add_errors(table: pa.Table, errors: Mapping[int, str]) -> pa.Table:
 def add_seconds(table: pa.Table, stage: str, start_s: float) -> pa.Table:
     """Note the time since `start_s` as this stage's."""
     share = (time.perf_counter() - start_s) / max(1, table.num_rows)
-    return put(table, f"_{stage}_s", pa.array(np.full(table.num_rows, share)))
+    return put(table, seconds_of(stage), pa.array(np.full(table.num_rows, share)))
+
+
+def seconds_of(stage: str) -> str:
+    """Return the column with the seconds of a stage."""
+    return f"{INTERNAL}{stage}_s"
 
 
 def drop_internal(table: pa.Table) -> pa.Table:
     """Return the table without the columns that only stages need."""
-    return table.drop_columns([name for name in table.column_names if name.startswith("_")])
+    return table.drop_columns([name for name in table.column_names if name.startswith(INTERNAL)])
 
 
 def token_column(texts: Sequence[TokenIds | None]) -> pa.Array:
@@ -89,41 +98,39 @@ def token_rows(column: pa.ChunkedArray) -> list[TokenIds | None]:
     return rows
 
 
-def vector_column(
+def vector_columns(
     rows: Mapping[int, Row], count: int, width: int, precision: Precision
-) -> pa.Array:
-    """Return fixed-size lists, null in the rows that have no vector.
+) -> tuple[pa.Array, pa.Array | None]:
+    """Return fixed-size lists, null in the rows that have no vector, and the scales of int8 rows.
 
     Args:
         rows: float32 [width], of length 1 each, by row.
         count: rows of the table.
         width: components of a vector.
-        precision: how they are stored, see `encode`.
+        precision: how they are stored: int8 scales each row so that its largest component is 127 or
+            -127; times its scale it is the vector again, off by half a scale at most. binary keeps
+            the signs, 1 for positive, 8 to a byte, the first highest.
     """
     matrix = np.zeros((count, width), dtype=np.float32)
     places = list(rows)
     if places:
         matrix[places] = np.stack([rows[index] for index in places])
-    encoded = encode(matrix, precision)
+    encoded, scales = encode(matrix, precision)
     mask = np.ones(count, dtype=bool)
     mask[places] = False
     values = pa.array(encoded.reshape(-1), TYPES[precision])
-    return pa.FixedSizeListArray.from_arrays(values, encoded.shape[1], mask=pa.array(mask))
+    lists = pa.FixedSizeListArray.from_arrays(values, encoded.shape[1], mask=pa.array(mask))
+    return lists, None if scales is None else pa.array(scales, pa.float32(), mask=mask)
 
 
-def encode(rows: Rows, precision: Precision) -> NDArray[Any]:
-    """Store rows [n, width] with fewer bits.
-
-    int8 scales each row so that its largest component is 127 or -127: cosines stay within rounding,
-    lengths do not. binary keeps the signs, 1 for positive, 8 to a byte, the first highest.
-    """
+def encode(rows: Rows, precision: Precision) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """Return rows [n, width] with fewer bits, and the scale [n] of each where there is one."""
     match precision:
         case "float32":
-            return rows
+            return rows, None
         case "float16":
-            halves: NDArray[np.float16] = rows.astype(np.float16)
-            return halves
+            return rows.astype(np.float16), None
         case "int8":
-            return to_int8(rows)[0]
+            return to_int8(rows)
         case "binary":
-            return to_ubinary(rows)
+            return to_ubinary(rows), None

@@ -13,6 +13,7 @@ from deployments.bulk.columns import (
     ENCODED,
     IMAGE_EMBEDDING,
     PIXELS,
+    SCALES,
     TEXT_EMBEDDING,
     TOKEN_IDS,
     Batch,
@@ -21,7 +22,7 @@ from deployments.bulk.columns import (
     as_table,
     put,
     token_rows,
-    vector_column,
+    vector_columns,
 )
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.prepare import RowPreparer
@@ -148,8 +149,11 @@ def with_vectors(
     if rows:
         finished = finish(np.stack(list(rows.values())), width)
         rows = dict(zip(rows, finished, strict=True))
-    column = vector_column(rows, table.num_rows, width, options.precision)
-    return add_errors(put(table, name, column), errors)
+    vectors, scales = vector_columns(rows, table.num_rows, width, options.precision)
+    table = put(table, name, vectors)
+    if scales is not None:
+        table = put(table, SCALES[name], scales)
+    return add_errors(table, errors)
 
 
 def require_device(results: Iterable[Row | Exception]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.reading.blocks import Plan
 from deployments.bulk.reading.tables import Layout
+from deployments.config import ModelConfig
 from deployments.model.errors import OptionError
 from deployments.model.weights.source import FILES, find
 
@@ -23,7 +24,10 @@ class Identity:
         dimensions: components of a vector.
         precision: how they are stored.
         task: the query task, or empty.
-        dtype: what the towers compute in.
+        implementation: native or reference.
+        device: of each tower, as JSON; a GPU is `cuda`.
+        dtype: what each tower computes in, as JSON.
+        image_decode: how images are decoded, and what of them is seen; empty without images.
         truncate: whether long texts were cut.
         columns: text, image and kept columns.
         input: fingerprint of the list of files, their sizes, and the rows of a block.
@@ -34,7 +38,10 @@ class Identity:
     dimensions: int
     precision: str
     task: str
+    implementation: str
+    device: str
     dtype: str
+    image_decode: str
     truncate: bool
     columns: str
     input: str
@@ -43,6 +50,13 @@ class Identity:
     def of(cls, options: EmbedOptions, layout: Layout, plan: Plan) -> "Identity":
         """Describe a job; reads the checkpoint's files."""
         model = options.app.model
+        towers = {
+            "text": (layout.text, options.app.text),
+            "vision": (layout.image, options.app.vision),
+        }
+        places = {
+            x: _place(model, tower.num_gpus) for x, (column, tower) in towers.items() if column
+        }
         columns = {"text": layout.text, "image": layout.image, "kept": layout.kept}
         return cls(
             model=model.served_name,
@@ -50,7 +64,10 @@ class Identity:
             dimensions=options.width(options.architecture()),
             precision=options.precision,
             task=options.task or "",
-            dtype=model.dtype,
+            implementation=model.implementation,
+            device=json.dumps({name: device for name, (device, _) in places.items()}),
+            dtype=json.dumps({name: dtype for name, (_, dtype) in places.items()}),
+            image_decode=_decoding(options, places["vision"][0]) if layout.image else "",
             truncate=options.truncate,
             columns=json.dumps(columns),
             input=plan.fingerprint,
@@ -109,3 +126,27 @@ def fingerprint(source: str, revision: str | None = None) -> str:
         with (folder / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _place(model: ModelConfig, num_gpus: float) -> tuple[str, str]:
+    """Return the device and the precision of a tower, as far as they can be told from here.
+
+    Replicas with GPUs may run on other machines than this one; theirs is then called `cuda`.
+    """
+    import torch
+
+    from deployments.model.weights.loading import place
+
+    on_gpu = model.device.startswith("cuda") or (model.device == "auto" and num_gpus > 0)
+    if on_gpu and not torch.cuda.is_available():
+        return "cuda", model.dtype
+    found = place(model.device, model.dtype)
+    return found.device.type, str(found.dtype).removeprefix("torch.")
+
+
+def _decoding(options: EmbedOptions, device: str) -> str:
+    """Return how images are decoded, and what of them is seen."""
+    mode = options.app.model.image_decode
+    if options.decodes_on_cpu:
+        mode = "draft" if mode == "draft" else "exact"
+    return json.dumps({"mode": mode, "device": device} | asdict(options.images.seeing))

@@ -13,13 +13,14 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from deployments.bulk.identity import Identity
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.output import BlockWriter, OutputFolder
+from deployments.bulk.output import BlockWriter, Output
 from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
 from deployments.bulk.prepare import RowPreparer
 from deployments.bulk.progress import JobProgress, Summary
 from deployments.bulk.reading.blocks import Plan, RowBlock, cut_input
 from deployments.bulk.reading.files import S3, folder_of
 from deployments.bulk.reading.tables import BlockReader, Layout
+from deployments.bulk.sinks.choose import open_output
 from deployments.bulk.window import Window
 from deployments.model.errors import EmbeddingError
 
@@ -40,10 +41,11 @@ class BulkJob:
         plan: the blocks of the input.
         layout: the columns that are read and kept.
         options: how rows become vectors.
-        output: folder or s3:// prefix.
+        output: folder, s3:// prefix, or URL of a database.
         max_errors: rows with errors after which the job stops; None for never.
         blocks_ahead: blocks under way beyond one for each replica of the towers; None is two for
             each replica and one for each worker of the CPU stage.
+        key: the kept column that names a row; a database needs one.
         stats: what Ray Data says about its stages, after a run.
     """
 
@@ -53,6 +55,7 @@ class BulkJob:
     output: str
     max_errors: int | None = None
     blocks_ahead: int | None = None
+    key: str | None = None
     stats: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +66,11 @@ class BulkJob:
             ahead = AHEAD_PER_REPLICA * replicas + self.options.workers.max
         return replicas + ahead
 
+    @property
+    def identity(self) -> Identity:
+        """What the vectors of this job are; reads the checkpoint's files."""
+        return Identity.of(self.options, self.layout, self.plan)
+
     def run(
         self, resume: bool = False, show: Callable[[JobProgress], None] | None = None
     ) -> Summary:
@@ -72,27 +80,30 @@ class BulkJob:
             OptionError: the output holds a job and `resume` is false, or holds another job.
             TooManyErrorsError: more rows failed than `max_errors`; finished blocks stay.
         """
-        identity = Identity.of(self.options, self.layout, self.plan)
-        folder = OutputFolder(self.output)
-        finished = folder.begin(identity, resume)
+        identity = self.identity
+        output = open_output(self.output, self.layout, self.options, self.key)
+        finished = output.begin(identity, resume)
         todo = [block for block in self.plan.blocks if block.number not in finished]
-        errors = sum(folder.errors_of(number) for number in finished)
         resumed_rows = self.plan.num_rows - sum(block.num_rows for block in todo)
-        progress = JobProgress(self.plan.num_rows, resumed_rows, errors)
-        self._check(progress)
+        progress = JobProgress(self.plan.num_rows, resumed_rows, sum(finished.values()))
+        self._check(progress, output)
         if todo:
             with settings():
-                for figures in self._figures(todo, identity):
+                for figures in self._figures(todo, identity, output):
                     progress.add(figures)
                     if show is not None:
                         show(progress)
-                    self._check(progress)
-        return progress.summary(self.output, len(self.plan.blocks), len(finished))
+                    self._check(progress, output)
+        missing = output.missing(self.plan.num_rows, identity)
+        blocks = len(self.plan.blocks)
+        return progress.summary(output.shown, blocks, len(finished), self.plan.lost, missing)
 
-    def _figures(self, todo: list[RowBlock], identity: Identity) -> Iterator[dict[str, Any]]:
+    def _figures(
+        self, todo: list[RowBlock], identity: Identity, output: Output
+    ) -> Iterator[dict[str, Any]]:
         """Run the pipeline; yields the figures of each block once it is written."""
         window = ray.remote(Window).options(num_cpus=0).remote(self.max_blocks_under_way)
-        dataset = self._dataset(todo, identity, window)
+        dataset = self._dataset(todo, window, identity, output)
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(table, pa.Table)  # the format that was asked for
             for figures in table.to_pylist():
@@ -101,7 +112,11 @@ class BulkJob:
         self.stats.append(dataset.stats())
 
     def _dataset(
-        self, todo: list[RowBlock], identity: Identity, window: "ActorProxy[Window]"
+        self,
+        todo: list[RowBlock],
+        window: "ActorProxy[Window]",
+        identity: Identity,
+        output: Output,
     ) -> Dataset:
         rows = [{"block": pickle.dumps(block)} for block in todo]
         blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -112,18 +127,18 @@ class BulkJob:
         # An actor: a task's process may end between two blocks, and one takes seconds to start.
         return towers(prepared, self.options).map_batches(
             BlockWriter,
-            fn_constructor_args=(self.output, identity, self.layout.kept, sizes),
+            fn_constructor_args=(output, identity, self.layout.kept, sizes),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=self.options.max_replicas),
             num_cpus=LIGHT_CPUS,
         )
 
-    def _check(self, progress: JobProgress) -> None:
+    def _check(self, progress: JobProgress, output: Output) -> None:
         if self.max_errors is not None and progress.errors > self.max_errors:
             raise TooManyErrorsError(
                 f"{progress.errors:,} rows have errors, the limit is {self.max_errors:,}; see the "
-                f"column error in {self.output}"
+                f"column error in {output.shown}"
             )
 
 
@@ -163,8 +178,12 @@ def prepare(
     block_rows: int = 512,
     max_errors: int | None = None,
     blocks_ahead: int | None = None,
+    ignored: tuple[str, ...] = (),
+    key: str | None = None,
 ) -> BulkJob:
-    """Look at the input and settle what there is to do; nothing runs yet.
+    """Look at the input and settle what there is to do; no row is embedded yet.
+
+    A large input is looked at in tasks of the Ray that is initialised, if there is one.
 
     Where the options name no column, `text` and `image` of the input are taken. Images may come
     from the bucket of the input.
@@ -173,7 +192,8 @@ def prepare(
         OptionError: the input or a column of it is not there.
         CheckpointError: there is no such model.
     """
-    plan = cut_input(source, block_rows)
+    plan = cut_input(source, block_rows, ignored)
+    kept = (*([] if key is None else [key]), *kept)
     layout = Layout.choose(plan, options.text, options.image, kept)
     images = options.images
     if source.startswith(S3):
@@ -182,4 +202,5 @@ def prepare(
     update = {"text": layout.text, "image": layout.image, "folder": folder_of(source)}
     settled = options.model_copy(update=update | {"images": images})
     settled.width(settled.architecture())
-    return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead)
+    open_output(output, layout, settled, key)  # refuses what cannot be, before anything runs
+    return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead, key)

@@ -7,6 +7,7 @@ finished, and a block that runs twice is written over, not added.
 import re
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +17,11 @@ from pyarrow import fs
 from deployments.bulk.columns import (
     ERROR,
     IMAGE_EMBEDDING,
+    SCALES,
     STAGES,
     TEXT_EMBEDDING,
     TOKEN_IDS,
+    seconds_of,
 )
 from deployments.bulk.identity import Identity
 from deployments.bulk.reading.files import S3, open_input, split, write_bytes
@@ -31,19 +34,40 @@ TEMPORARY = re.compile(r"\.block-\d+\.parquet\.\d+")
 ERRORS = "block.errors"
 
 
+class Output(Protocol):
+    """Where a job's rows go: a folder, or a table of a database."""
+
+    @property
+    def shown(self) -> str:
+        """Its URL without a password."""
+
+    def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
+        """Make it ready; returns the errors of each block that is finished.
+
+        Raises:
+            OptionError: there is a job that this one does not go with.
+        """
+
+    def write(self, number: int, table: pa.Table, errors: int, identity: Identity) -> None:
+        """Write a block, whole or not at all."""
+
+    def missing(self, rows: int, identity: Identity) -> int:
+        """Return how many of the job's finished rows it does not hold."""
+
+
 class OutputFolder:
     """A local folder or s3:// prefix with the blocks of one job."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = self.shown = url.rstrip("/")
         self._system, self._path = split(self.url)
 
     def block_url(self, number: int) -> str:
         """Return where a block is written; names sort as rows do."""
         return f"{self.url}/block-{number:08d}.parquet"
 
-    def begin(self, identity: Identity, resume: bool) -> set[int]:
-        """Create the folder, or check that it holds the same job; returns the finished blocks.
+    def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
+        """Create the folder, or check that it holds the same job; returns the errors by block.
 
         Raises:
             OptionError: there is a job already, or another job than this one.
@@ -68,10 +92,21 @@ class OutputFolder:
             write_bytes(f"{self.url}/{JOB_FILE}", identity.to_json())
         for name in filter(TEMPORARY.fullmatch, names):
             self._system.delete_file(f"{self._path}/{name}")
-        return finished
+        return {number: self._errors_of(number) for number in finished}
 
-    def errors_of(self, number: int) -> int:
-        """Return how many rows of a finished block have an error."""
+    def write(self, number: int, table: pa.Table, errors: int, identity: Identity) -> None:
+        """Write a block as one file."""
+        table = table.replace_schema_metadata(identity.metadata() | {ERRORS: str(errors)})
+        buffer = pa.BufferOutputStream()
+        plain = [x.name for x in table.schema if not pa.types.is_fixed_size_list(x.type)]
+        pq.write_table(table, buffer, use_dictionary=plain, write_statistics=plain)
+        write_bytes(self.block_url(number), buffer.getvalue())
+
+    def missing(self, rows: int, identity: Identity) -> int:
+        """Return 0: a folder has a row for each of the input."""
+        return 0
+
+    def _errors_of(self, number: int) -> int:
         with open_input(self.block_url(number)) as file:
             return int(pq.read_schema(file).metadata[ERRORS.encode()])
 
@@ -84,7 +119,7 @@ class OutputFolder:
 class BlockWriter:
     """Writes each block that comes and returns a row of figures about it."""
 
-    url: str
+    output: Output
     identity: Identity
     kept: tuple[str, ...]
     block_rows: dict[int, int]
@@ -100,18 +135,12 @@ class BlockWriter:
         if len(numbers) != 1 or table.num_rows != self.block_rows[numbers[0]]:
             raise RuntimeError(f"{table.num_rows} rows of blocks {numbers} are no whole block")
         figures = figures_of(table)
-        shown = [n for n in (TEXT_EMBEDDING, IMAGE_EMBEDDING) if n in table.column_names]
+        vectors = [TEXT_EMBEDDING, IMAGE_EMBEDDING, *SCALES.values()]
+        shown = [name for name in vectors if name in table.column_names]
         names = [*([] if ROW in self.kept else [ROW]), *self.kept, *shown, ERROR]
-        metadata = self.identity.metadata() | {ERRORS: str(figures["errors"])}
-        self._write(numbers[0], table.select(names).replace_schema_metadata(metadata), shown)
+        self.output.write(numbers[0], table.select(names), int(figures["errors"]), self.identity)
         figures["write_s"] = time.perf_counter() - start_s
         return pa.Table.from_pylist([figures])
-
-    def _write(self, number: int, table: pa.Table, vectors: list[str]) -> None:
-        buffer = pa.BufferOutputStream()
-        plain = [name for name in table.column_names if name not in vectors]
-        pq.write_table(table, buffer, use_dictionary=plain, write_statistics=plain)
-        write_bytes(OutputFolder(self.url).block_url(number), buffer.getvalue())
 
 
 def figures_of(table: pa.Table) -> dict[str, int | float]:
@@ -131,6 +160,6 @@ def figures_of(table: pa.Table) -> dict[str, int | float]:
     if TOKEN_IDS in table.column_names:
         figures["tokens"] = pc.sum(pc.list_value_length(table[TOKEN_IDS])).as_py() or 0
     for stage in STAGES:
-        name = f"_{stage}_s"
+        name = seconds_of(stage)
         figures[f"{stage}_s"] = pc.sum(table[name]).as_py() if name in table.column_names else 0.0
     return figures

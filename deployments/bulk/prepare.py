@@ -24,6 +24,7 @@ from deployments.bulk.columns import (
     token_column,
 )
 from deployments.bulk.options import EmbedOptions
+from deployments.bulk.reading.lines import decode
 from deployments.images.sources import SCHEME, ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError, InputError
@@ -69,6 +70,7 @@ class RowPreparer:
 
     def _tokenise(self, table: pa.Table, column: str) -> pa.Table:
         values = dict(enumerate(table[column].to_pylist()))
+        values = {i: decode(x) if isinstance(x, bytes) else x for i, x in values.items()}
         texts = {index: value for index, value in values.items() if isinstance(value, str)}
         errors = {
             index: f"text: the value is no string but {type(value).__name__}"
@@ -100,6 +102,8 @@ class RowPreparer:
 
     async def _image(self, source: object) -> bytes | memoryview | EmbeddingError:
         try:
+            if isinstance(source, dict):  # as data sets on the hub have it
+                source = source.get("path") if source.get("bytes") is None else source["bytes"]
             if not isinstance(source, (str, bytes)):
                 raise InputError(
                     f"the value is neither string nor bytes but {type(source).__name__}"

@@ -29,6 +29,9 @@ class Summary:
         tokens_per_s: tokens over seconds.
         images_per_s: images over seconds.
         stage_s: seconds that all workers of a stage were at work, by stage.
+        lost: files of the input whose rows are not in the output, or not all, and why.
+        missing_rows: rows that a database does not hold: without an id, or with one that another
+            row of the job has too.
     """
 
     output: str
@@ -46,6 +49,8 @@ class Summary:
     tokens_per_s: float
     images_per_s: float
     stage_s: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    missing_rows: int = 0
 
 
 class JobProgress:
@@ -113,7 +118,14 @@ class JobProgress:
             f"{self.errors:,} errors{left}"
         )
 
-    def summary(self, output: str, blocks: int, resumed_blocks: int) -> Summary:
+    def summary(
+        self,
+        output: str,
+        blocks: int,
+        resumed_blocks: int,
+        lost: Mapping[str, str],
+        missing_rows: int = 0,
+    ) -> Summary:
         """Return the figures of the job so far."""
         return Summary(
             output=output,
@@ -131,6 +143,8 @@ class JobProgress:
             tokens_per_s=self.per_s(self.tokens),
             images_per_s=self.per_s(self.images),
             stage_s={name: round(value, 3) for name, value in self._stage_s.items()},
+            lost=dict(lost),
+            missing_rows=missing_rows,
         )
 
 

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import pybase64
 from aiohttp.abc import AbstractResolver
@@ -198,7 +198,7 @@ def file_path(url: str) -> str:
                 "the file URL names another machine; write file:///folder/cat.jpg"
             )
         path = slash + path
-    return unquote(path)
+    return os.fsdecode(unquote_to_bytes(path))  # any name, also one that is not UTF-8
 
 
 def read_file(path: str, limit_bytes: int, claim: Claim) -> bytes:

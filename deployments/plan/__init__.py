@@ -1,7 +1,7 @@
-"""Plan replicas: simulates the autoscaling policy, Ray Serve's own and a lower bound."""
+"""Plan replicas: simulates the autoscaling policy, those of others and a lower bound."""
 
 from deployments.plan.chart import plot
-from deployments.plan.planning import PlanOptions, run
+from deployments.plan.planning import STARTUPS_S, PlanOptions, run
 from deployments.plan.report import PlanReport
 
-__all__ = ["PlanOptions", "PlanReport", "plot", "run"]
+__all__ = ["STARTUPS_S", "PlanOptions", "PlanReport", "plot", "run"]

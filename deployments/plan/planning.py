@@ -1,30 +1,38 @@
 """Plans the towers for some traffic: which policy keeps how much on time, and at what cost."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from deployments.autoscaling import Targets, TwoTowerPolicy
-from deployments.plan.bound import Bound, clairvoyant
-from deployments.plan.load import Load
-from deployments.plan.policies import ServeLoop, ServeSettings, request_count, work_based
-from deployments.plan.report import BoundReport, ModalityReport, PlanReport, PolicyReport, best
+from deployments.autoscaling import TwoTowerPolicy
+from deployments.plan.bound import clairvoyant
+from deployments.plan.bursts import generate_bursts
+from deployments.plan.load import Floats, Load
+from deployments.plan.policies import request_count, work_based
+from deployments.plan.report import (
+    BoundReport,
+    ModalityReport,
+    PlanReport,
+    PolicyReport,
+    Standing,
+    StartReport,
+    best,
+)
+from deployments.plan.rivals import Rival, rivals
 from deployments.plan.simulation import Run
-from deployments.plan.tower import Tower
-from deployments.plan.traffic import read_trace
+from deployments.plan.tower import Tower, delays
+from deployments.plan.traffic import Traffic, read_trace
 from deployments.plan.week import generate_week
+from deployments.rehearsal import Targets
 
-OURS, RAY = "work", "request count"
-ENOUGH = 0.99
-TEXT_TARGETS = Targets(TwoTowerPolicy.TOKENS_PER_REPLICA)
-VISION_TARGETS = Targets(TwoTowerPolicy.IMAGES_PER_REPLICA)
-
-Trials = tuple[str, list[str], ServeLoop]
-"""A policy's name, its settings in words, and the policy with all of them."""
+OURS = "rehearsed"
+STARTUPS_S = (20.0, 40.0, 120.0)
+"""Tried against all: weights on a local disk, the default, a new machine."""
+STANDING_SHARES = (0.95, 0.99, 0.999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +40,23 @@ class PlanOptions:
     """What to plan for. Rates are of one busy replica; the defaults are near one H100's.
 
     Attributes:
-        trace: a CSV file; without one, a generated week.
+        trace: a CSV file; without one, traffic is generated.
         scale: times the traffic.
-        startup_s: from the decision for a replica to its first batch.
+        startups_s: from the decision for a replica to its first batch; each is planned for.
+        on_time: share wanted of our policy, `targets.on_time`.
         slack_s: what a request may take beyond its own cost at one replica's rate.
         max_queued_tokens: outstanding, above which the Router refuses.
         max_queued_images: the same for images.
-        text: targets of our policy for the text tower, `vision` for the vision tower.
-        sweep: try both policies over their settings as well.
+        against: Ray Serve's defaults, or all policies over their settings.
     """
 
     trace: Path | None = None
+    generated: Literal["week", "bursts"] = "week"
     scale: float = 1.0
     text_rate: float = 600_000.0
     image_rate: float = 430.0
-    startup_s: float = 40.0
+    startups_s: tuple[float, ...] = (40.0,)
+    on_time: float = Targets.on_time
     slack_s: float = 2.0
     min_replicas: int = 1
     max_replicas: int = 64
@@ -55,16 +65,14 @@ class PlanOptions:
     max_images_per_chunk: int = 8
     max_queued_tokens: float = math.inf
     max_queued_images: float = math.inf
-    text: Targets = TEXT_TARGETS
-    vision: Targets = VISION_TARGETS
     seed: int = 0
-    sweep: bool = False
+    against: Literal["defaults", "all"] = "defaults"
 
     def towers(self) -> tuple[Tower, Tower]:
         """Return the text and the vision tower to simulate."""
         text = Tower(
             rate=self.text_rate,
-            startup_s=self.startup_s,
+            startup_s=self.startups_s[0],
             batch=self.max_batch_tokens,
             max_queued=self.max_queued_tokens,
             min_replicas=self.min_replicas,
@@ -80,6 +88,13 @@ class PlanOptions:
         )
         return text, vision
 
+    def traffic(self) -> Traffic:
+        """Return the trace, or what is generated in its place."""
+        if self.trace:
+            return read_trace(self.trace, self.scale)
+        generate = generate_week if self.generated == "week" else generate_bursts
+        return generate(self.scale, self.seed)
+
 
 def run(options: PlanOptions) -> PlanReport:
     """Simulate the policies on the traffic.
@@ -88,20 +103,17 @@ def run(options: PlanOptions) -> PlanReport:
         ValueError: a trace that cannot be read, or an option that is not positive.
     """
     _check(options)
-    if options.trace:
-        traffic = read_trace(options.trace, options.scale)
-    else:
-        traffic = generate_week(options.scale, options.seed)
+    traffic = options.traffic()
     text, vision = options.towers()
     parts = (
-        ("text", "tokens", traffic.text, text, options.text),
-        ("vision", "images", traffic.vision, vision, options.vision),
+        ("text", "tokens", traffic.text, text, TwoTowerPolicy.TOKENS_PER_REPLICA),
+        ("vision", "images", traffic.vision, vision, TwoTowerPolicy.IMAGES_PER_REPLICA),
     )
     return PlanReport(
         traffic=f"{traffic.name}, times {options.scale:g}",
         duration_s=traffic.duration_s,
         objective=f"a request's own cost at one replica's rate plus {options.slack_s:g} s",
-        modalities=tuple(_plan(*part, options.sweep) for part in parts if part[2].cost.size),
+        modalities=tuple(_plan(*part, options) for part in parts if part[2].cost.size),
     )
 
 
@@ -109,102 +121,99 @@ def _check(options: PlanOptions) -> None:
     for name in ("scale", "text_rate", "image_rate", "max_replicas"):
         if not getattr(options, name) > 0:
             raise ValueError(f"{name} is {getattr(options, name)}; it must be above 0")
-    for name in ("startup_s", "slack_s", "min_replicas"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"{name} is {getattr(options, name)}; it must not be negative")
+    for name, least in (("slack_s", options.slack_s), ("min_replicas", options.min_replicas)):
+        if least < 0:
+            raise ValueError(f"{name} is {least}; it must not be negative")
+    for startup_s in options.startups_s:
+        if not startup_s >= 1:
+            raise ValueError(f"a start-up of {startup_s:g} s is too short; 1 s is the least")
 
 
 def _plan(
-    name: str, unit: str, load: Load, tower: Tower, targets: Targets, sweep: bool
+    name: str, unit: str, load: Load, tower: Tower, work_per_replica: float, options: PlanOptions
 ) -> ModalityReport:
-    bound = clairvoyant(load, tower)
-    policies = tuple(_tried(load, tower, _defaults(tower, targets)))
-    # Where the least replicas always suffice there is nothing to choose.
-    trials = _settings(tower, targets, bound) if bound.replicas.max() > tower.min_replicas else ()
-    frontier = tuple(_tried(load, tower, trials)) if sweep else ()
+    starts_s = options.startups_s
+    targets = Targets(work_per_replica, on_time=options.on_time)
+    mine = _ours(load, tower, targets, starts_s)
+    tried: list[tuple[PolicyReport, ...]] = [() for _ in starts_s]
+    for rival in _rivals(load, tower, options):
+        found = _tried(load, tower, rival, starts_s)
+        tried = [(*before, *new) for before, new in zip(tried, found, strict=True)]
+    late = any(policy.share_on_time < options.on_time for policy in mine)
+    sooner: Sequence[PolicyReport | None] = [None] * len(starts_s)
+    if late:
+        halves_s = tuple(startup_s / 2 for startup_s in starts_s)
+        sooner = [x.without_series() for x in _ours(load, tower, targets, halves_s)]
     return ModalityReport(
         name=name,
         unit=unit,
         num_requests=load.num_requests,
         num_items=int(load.items.sum()),
         cost=float(load.cost.sum()),
-        interval_s=load.duration_s / len(policies[0].replicas),
-        policies=policies,
-        bound=BoundReport.of(bound),
-        frontier=frontier,
-        suggestion=_suggestion(policies[0], frontier) if sweep else "",
+        interval_s=load.duration_s / max(len(mine[0].replicas), 1),
+        starts=tuple(
+            StartReport(
+                startup_s,
+                BoundReport.of(clairvoyant(load, replace(tower, startup_s=startup_s))),
+                (mine[place], *best(tried[place], options.on_time)),
+                tuple(policy.without_series() for policy in tried[place]),
+                sooner[place],
+            )
+            for place, startup_s in enumerate(starts_s)
+        ),
+        standing=tuple(standing(load, tower, STANDING_SHARES)) if late else (),
     )
 
 
-def _tried(load: Load, tower: Tower, trials: Iterable[Trials]) -> Iterator[PolicyReport]:
-    for name, settings, policy in trials:
-        run = Run(load, tower, policy, np.full(len(settings), tower.startup_s))
-        for place, setting in enumerate(settings):
-            yield PolicyReport.of(name, setting, run.outcome(place))
+def _ours(
+    load: Load, tower: Tower, targets: Targets, starts_s: tuple[float, ...]
+) -> list[PolicyReport]:
+    policy = work_based(tower, *[targets] * len(starts_s))
+    ours = Rival(OURS, [f"on_time={targets.on_time:g}"], policy)
+    return [only for (only,) in _tried(load, tower, ours, starts_s)]
 
 
-def _defaults(tower: Tower, targets: Targets) -> Iterator[Trials]:
-    yield OURS, [describe(targets)], work_based(tower, targets)
-    yield RAY, ["Serve's defaults"], request_count(tower)
+def _rivals(load: Load, tower: Tower, options: PlanOptions) -> Iterable[Rival]:
+    if options.against == "defaults":
+        return [Rival("Ray count", ["Serve's defaults"], request_count(tower))]
+    mean_cost = float(load.cost.sum() / load.number.sum())
+    return rivals(tower, mean_cost, len(options.startups_s))
 
 
-def describe(targets: Targets) -> str:
-    """Return targets as they would be configured."""
-    return (
-        f"headroom={targets.headroom:g} hold_s={targets.hold_s:g} "
-        f"target_delay_s={targets.delay_s:g}"
-    )
-
-
-def _settings(tower: Tower, targets: Targets, bound: Bound) -> Iterator[Trials]:
-    """Yield both policies over their settings, best reporting interval for the request count.
-
-    The request count is also tried with the highest count capped near what the peak needs, which
-    is known only afterwards.
-    """
-    tried = [
-        replace(targets, headroom=headroom, hold_s=hold_s)
-        for headroom in (1.0, 1.15, 1.3, 1.5)
-        for hold_s in (60.0, 120.0, 300.0)
-    ]
-    yield OURS, [describe(x) for x in tried], work_based(tower, *tried)
-    most = min(math.ceil(int(bound.replicas.max()) * 1.2), tower.max_replicas)
-    grid = list(
-        product(
-            sorted({most, tower.max_replicas}),
-            (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 2.0),
-            (60.0, 120.0, 600.0),
+def _tried(
+    load: Load, tower: Tower, rival: Rival, starts_s: tuple[float, ...]
+) -> list[tuple[PolicyReport, ...]]:
+    """Return, for each start-up, a report of each setting."""
+    count = len(set(rival.settings))
+    done = Run(load, tower, rival.policy, np.repeat(starts_s, count))
+    return [
+        tuple(
+            PolicyReport.of(rival.name, rival.settings[place], done.outcome(first + place))
+            for place in range(count)
         )
-    )
-    settings = [
-        f"target={target:g} downscale_delay_s={delay_s:g} max_replicas={most}"
-        for most, target, delay_s in grid
+        for first in range(0, count * len(starts_s), count)
     ]
-    most, target, delay_s = np.array(grid).T
-    yield (
-        RAY,
-        settings,
-        request_count(tower, target, 30.0, 1.0, ServeSettings(0.0, delay_s), most),
-    )
 
 
-def _suggestion(default: PolicyReport, frontier: tuple[PolicyReport, ...]) -> str:
-    if not frontier:
-        return "the least replicas always suffice: nothing to tune"
-    ours = best(frontier, OURS, ENOUGH)
-    if ours is None:
-        advice = f"no setting keeps {ENOUGH:.0%} of items on time: start replicas faster, keep more"
-    else:
-        advice = (
-            f"the cheapest with {ENOUGH:.0%} on time: {ours.setting}; {_against(ours, frontier)}"
-        )
-    return f"{advice}\nas configured: {default.setting}; {_against(default, frontier)}"
+def standing(load: Load, tower: Tower, shares: Iterable[float]) -> Iterable[Standing]:
+    """Yield the fewest replicas, always there, that keep each share of items on time."""
+    seconds = max(math.ceil(load.duration_s), 1)
+    known: dict[int, float] = {}
 
+    def share(replicas: int) -> float:
+        if replicas not in known:
+            serving = np.full(seconds, replicas, np.int64)
+            nothing = np.zeros(len(load.cost), np.bool_)
+            delay_s: Floats = delays(load, tower, serving, 0, nothing)
+            on_time = load.items[delay_s <= tower.slack_s].sum()
+            known[replicas] = float(on_time / load.items.sum())
+        return known[replicas]
 
-def _against(ours: PolicyReport, frontier: tuple[PolicyReport, ...]) -> str:
-    text = f"{ours.share_on_time:.2%} at {ours.gpu_hours:,.1f} GPU-hours"
-    ray = best(frontier, RAY, ours.share_on_time)
-    if ray is None:
-        return f"{text}; no request-count setting reaches that"
-    share = ours.gpu_hours / ray.gpu_hours
-    return f"{text}, {share:.2f} of the best request count for as much ({ray.gpu_hours:,.1f})"
+    for wanted in shares:
+        low, high = 1, 1
+        while share(high) < wanted:
+            low, high = high + 1, high * 2
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if share(middle) >= wanted else (middle + 1, high)
+        yield Standing(wanted, low, low * seconds / 3600)

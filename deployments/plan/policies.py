@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployments.autoscaling import Memory, Observation, Targets, decide
 from deployments.config import SERVE_SETTINGS
 from deployments.plan.load import Floats
 from deployments.plan.simulation import View
 from deployments.plan.tower import Ints, Tower
+from deployments.rehearsal import Memory, Observation, Targets, decide
 
 PerSetting = float | Floats
 
@@ -120,25 +120,31 @@ class RequestCount:
 class WorkBased:
     """Our policy, fed by the simulation in the place of Routers and towers."""
 
-    def __init__(self, targets: Sequence[Targets], throughput: float) -> None:
+    def __init__(self, targets: Sequence[Targets], tower: Tower) -> None:
         self._targets = targets
-        self._throughput = throughput
-        self._memories = [Memory()] * len(targets)
+        self._tower = tower
+        self._memories = [Memory() for _ in targets]
 
     def __call__(self, view: View) -> Floats:
         """Return the replicas that the work calls for."""
         counts = np.zeros(len(self._targets))
         state = zip(
-            view.outstanding.tolist(), view.arrived.tolist(), view.target.tolist(), strict=True
+            view.outstanding.tolist(),
+            view.target.tolist(),
+            view.running.tolist(),
+            strict=True,
         )
-        for setting, (outstanding, arrived, target) in enumerate(state):
+        for setting, (outstanding, target, running) in enumerate(state):
             seen = Observation(
                 now_s=view.now_s,
                 outstanding=outstanding,
                 queued=0.0,
-                arrived={"router": arrived},
-                throughput=self._throughput,
+                arrived={"router": view.arrived},
+                throughput=self._tower.rate,
                 target=target,
+                running=running,
+                least=self._tower.min_replicas,
+                most=self._tower.max_replicas,
             )
             counts[setting], self._memories[setting] = decide(
                 seen, self._targets[setting], self._memories[setting]
@@ -149,7 +155,7 @@ class WorkBased:
 def work_based(tower: Tower, *targets: Targets) -> ServeLoop:
     """Return our policy as it is shipped, with these targets."""
     settings = ServeSettings(SERVE_SETTINGS["upscale_delay_s"], SERVE_SETTINGS["downscale_delay_s"])
-    return ServeLoop(WorkBased(targets, tower.rate), settings, tower)
+    return ServeLoop(WorkBased(targets, tower), settings, tower)
 
 
 def request_count(

@@ -1,7 +1,7 @@
 """The result of a plan, as plain data, as JSON and as tables for a terminal."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class PolicyReport:
             replicas=thinned(outcome.replicas),
         )
 
+    def without_series(self) -> "PolicyReport":
+        """Return it without its replicas over time."""
+        return replace(self, replicas=())
+
 
 @dataclass(frozen=True, slots=True)
 class BoundReport:
@@ -67,13 +71,39 @@ class BoundReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ModalityReport:
-    """One tower: its load, the policies on it, and the least that any policy must pay for.
+class StartReport:
+    """The policies where a replica takes so long to start.
 
     Attributes:
-        policies: ours with its default settings, then Ray Serve's request count with its own.
-        frontier: with `sweep`, both over their settings.
-        suggestion: with `sweep`, the cheapest of ours that is on time, and how it compares.
+        policies: ours, then of each other the cheapest setting with the share on time that is
+            wanted, or where there is none, the one with the largest share.
+        tried: all settings of the others.
+        sooner: ours, where a replica starts in half the time; None where it is not late.
+    """
+
+    startup_s: float
+    bound: BoundReport
+    policies: tuple[PolicyReport, ...]
+    tried: tuple[PolicyReport, ...]
+    sooner: PolicyReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The fewest replicas, always there, that keep a share of items on time."""
+
+    share: float
+    replicas: int
+    gpu_hours: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityReport:
+    """One tower: its load, and what serving it takes.
+
+    Attributes:
+        starts: for each start-up time.
+        standing: where ours is late more than wanted: what a standing capacity needs.
     """
 
     name: str
@@ -82,10 +112,8 @@ class ModalityReport:
     num_items: int
     cost: float
     interval_s: float
-    policies: tuple[PolicyReport, ...]
-    bound: BoundReport
-    frontier: tuple[PolicyReport, ...] = ()
-    suggestion: str = ""
+    starts: tuple[StartReport, ...]
+    standing: tuple[Standing, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +135,15 @@ class PlanReport:
         return Group(Text(head, style="bold"), *parts)
 
 
-def best(reports: tuple[PolicyReport, ...], name: str, share: float) -> PolicyReport | None:
-    """Return the cheapest setting of a policy with at least that share of items on time."""
-    enough = [x for x in reports if x.name == name and x.share_on_time >= share]
-    return min(enough, key=lambda x: x.gpu_hours, default=None)
-
-
-def undominated(reports: tuple[PolicyReport, ...]) -> tuple[PolicyReport, ...]:
-    """Return, policy by policy, the settings that none betters in both share and GPU-hours."""
-    chosen: list[PolicyReport] = []
-    for report in sorted(reports, key=lambda x: (x.name, x.gpu_hours, -x.share_on_time)):
-        last = chosen[-1] if chosen and chosen[-1].name == report.name else None
-        if last is None or report.share_on_time > last.share_on_time:
-            chosen.append(report)
-    return tuple(chosen)
+def best(tried: tuple[PolicyReport, ...], share: float) -> tuple[PolicyReport, ...]:
+    """Return each policy's cheapest setting with the share, or else the one most on time."""
+    chosen: dict[str, PolicyReport] = {}
+    for report in tried:
+        rank = max(share - report.share_on_time, 0.0), report.gpu_hours
+        other = chosen.get(report.name)
+        if other is None or rank < (max(share - other.share_on_time, 0.0), other.gpu_hours):
+            chosen[report.name] = report
+    return tuple(chosen.values())
 
 
 def thinned(replicas: Ints) -> tuple[int, ...]:
@@ -130,25 +153,34 @@ def thinned(replicas: Ints) -> tuple[int, ...]:
 
 
 def _render(modality: ModalityReport) -> Iterator[RenderableType]:
-    bound = modality.bound
     yield Text(
         f"\n{modality.name}: {modality.num_requests:,} requests, {modality.num_items:,} items, "
-        f"{modality.cost:,.0f} {modality.unit}; the peak needs {bound.peak_replicas} replicas"
+        f"{modality.cost:,.0f} {modality.unit}"
     )
-    yield _table(modality.policies, bound)
-    for policy in modality.policies:
-        yield Text(f"{policy.name}: {policy.setting}", style="dim")
-    for policy in modality.policies:
-        yield Text(f"{policy.name:>16} {_spark(policy.replicas)} to {max(policy.replicas)}")
-    yield Text(f"{'bound':>16} {_spark(bound.replicas)} to {bound.peak_replicas}")
-    if modality.frontier:
-        yield Text(f"\nthe best of {len(modality.frontier)} settings tried")
-        shown = undominated(modality.frontier)
-        yield _table(shown, bound)
-        for policy in shown:
+    for start in modality.starts:
+        bound = start.bound
+        yield Text(
+            f"\na replica starts in {start.startup_s:g} s; the peak needs {bound.peak_replicas}"
+        )
+        yield _table(start.policies, bound)
+        for policy in start.policies:
             yield Text(f"{policy.name}: {policy.setting}", style="dim")
-    if modality.suggestion:
-        yield Text(modality.suggestion)
+        if start.sooner:
+            yield Text(
+                f"{start.policies[0].name} with a start-up of {start.startup_s / 2:g} s: "
+                f"{start.sooner.share_on_time:.2%} at {start.sooner.gpu_hours:,.1f} GPU-hours",
+                style="dim",
+            )
+    start = modality.starts[0]
+    for policy in start.policies:
+        yield Text(f"{policy.name:>16} {_spark(policy.replicas)} to {max(policy.replicas)}")
+    yield Text(f"{'bound':>16} {_spark(start.bound.replicas)} to {start.bound.peak_replicas}")
+    if modality.standing:
+        yield Text("work comes faster than replicas start; replicas that are always there:")
+        for each in modality.standing:
+            yield Text(
+                f"  {each.share:.1%} on time: {each.replicas}, {each.gpu_hours:,.1f} GPU-hours"
+            )
 
 
 def _table(policies: tuple[PolicyReport, ...], bound: BoundReport) -> Table:

@@ -109,7 +109,7 @@ def utilization(tower: Tower, times: int) -> Rival:
     change = Change(30)
 
     def desired(view: View) -> Floats:
-        busy = change(view.arrived - view.outstanding) / 30 / tower.rate
+        busy = change(view.served) / 30 / tower.rate
         wish: Floats = busy / target
         return wish
 
@@ -185,14 +185,14 @@ def forecast(tower: Tower, times: int) -> Rival:
     what waits.
     """
     spare, clear_s = _grid(times, (1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 3.0), (10.0, 30.0, np.inf))
-    change, totals = Change(10 * MINUTE_S), deque[Floats](maxlen=DAY_S + 1)
+    change, totals = Change(10 * MINUTE_S), deque[float](maxlen=DAY_S + 1)
 
     def desired(view: View) -> Floats:
         totals.append(view.arrived)
         expected = change(view.arrived) / (10 * MINUTE_S)
         if len(totals) == totals.maxlen:
             then = (totals[10 * MINUTE_S] - totals[0]) / (10 * MINUTE_S)
-            expected = np.maximum(expected, then)
+            expected = max(expected, then)
         wish: Floats = (expected * spare + view.outstanding / clear_s) / tower.rate
         return wish
 
@@ -211,7 +211,7 @@ def chiron(tower: Tower, times: int) -> Rival:
     change = Change(5)
 
     def desired(view: View) -> Floats:
-        busy = change(view.arrived - view.outstanding) / 5 / tower.rate
+        busy = change(view.served) / 5 / tower.rate
         wish: Floats = busy / mark + view.outstanding / deadline_s / tower.rate
         return wish
 

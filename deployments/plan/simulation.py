@@ -19,7 +19,8 @@ class View:
     Attributes:
         now_s: seconds since the traffic began; negative in the warm-up.
         outstanding: tokens or images admitted and not answered.
-        arrived: tokens or images admitted so far.
+        arrived: tokens or images so far, refused ones included, as a Router counts them.
+        served: of them, answered.
         num_requests: that have arrived so far.
         count_ongoing: requests in progress; a call, because counting takes time.
         running: replicas that serve.
@@ -28,7 +29,8 @@ class View:
 
     now_s: float
     outstanding: Floats
-    arrived: Floats
+    arrived: float
+    served: Floats
     num_requests: float
     count_ongoing: Callable[[], Floats]
     running: Ints
@@ -116,7 +118,8 @@ class Run:
         view = View(
             now_s=begin,
             outstanding=queue.outstanding,
-            arrived=queue.admitted,
+            arrived=0.0,
+            served=queue.outstanding,
             num_requests=0.0,
             count_ongoing=queue.count_ongoing,
             running=replicas.running,
@@ -128,7 +131,8 @@ class Run:
             self._serving[second - begin] = replicas.running
             queue.advance(replicas.running)
             view.now_s = float(second + 1)
-            view.outstanding, view.arrived = queue.outstanding, queue.admitted
+            view.outstanding, view.arrived = queue.outstanding, queue.arrived
+            view.served = queue.served
             view.num_requests = queue.num_requests
             view.target = policy(view)
             replicas.aim_for(view.target, second + 1)

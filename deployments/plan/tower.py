@@ -126,9 +126,9 @@ class Queue:
         self._upto = np.zeros(STEPS_PER_S)
 
     @property
-    def admitted(self) -> Floats:
-        """Cost admitted since the beginning, float64 [settings]."""
-        return self.arrived - self.refused_cost
+    def served(self) -> Floats:
+        """Cost served since the beginning, float64 [settings]."""
+        return self.arrived - self.refused_cost - self.outstanding
 
     @property
     def num_requests(self) -> float:

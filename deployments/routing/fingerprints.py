@@ -28,21 +28,42 @@ class Fingerprints:
     def __init__(self, preprocessing: str, clients: Mapping[str, TowerClient]) -> None:
         self._preprocessing = preprocessing
         self._clients = clients
+        self._scales: dict[str, float] = {}
 
-    async def served(self, towers: Iterable[str] = TOWERS, anew: bool = False) -> dict[str, str]:
+    async def served(
+        self, towers: Iterable[str] = TOWERS, anew: bool = False, wake: bool = False
+    ) -> dict[str, str]:
         """Return the fingerprint of each tower; one that does not answer is left out.
 
         Args:
             towers: those wanted.
             anew: ask them now, in place of what was heard last.
+            wake: those that sleep too, which starts a replica of theirs.
         """
         found = {}
         for name in sorted(self._clients.keys() & set(towers)):
             with suppress(ServiceError, TimeoutError):
                 async with asyncio.timeout(ANSWER_S):
-                    told = await self._clients[name].fingerprint(anew)
+                    told = await self._clients[name].fingerprint(anew, wake)
                     found[name] = self.combined(told)
         return found
+
+    async def logit_scale(self, made_by: str) -> float:
+        """Return the trained scale of the text tower that made an answer's rows.
+
+        Args:
+            made_by: the fingerprint in the answer.
+
+        Raises:
+            TowerUnavailableError: none with it answers: it is being replaced.
+        """
+        if self._scales.keys().isdisjoint(made_by.split()):
+            told, scale = await self._clients["text"].logit_scale()
+            self._scales = {f"text:{self.combined(told)}": scale}
+        found = [self._scales[part] for part in made_by.split() if part in self._scales]
+        if not found:
+            raise TowerUnavailableError("the text tower is being replaced; retry shortly")
+        return found[0]
 
     async def check(self, wanted: Mapping[str, str]) -> None:
         """Refuse a request for rows of another fingerprint before any work is done.
@@ -51,9 +72,9 @@ class Fingerprints:
             FingerprintError: another one is served.
             TowerUnavailableError: a tower does not say which it has.
         """
-        served = await self.served(wanted)
+        served = await self.served(wanted, wake=True)
         if served != wanted:  # a tower may have been replaced since it was heard last
-            served = await self.served(wanted, anew=True)
+            served = await self.served(wanted, anew=True, wake=True)
         for name in wanted.keys() - served.keys():
             raise TowerUnavailableError(f"the {name} tower does not answer; retry shortly")
         refuse_others(served.items(), wanted)

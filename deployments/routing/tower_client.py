@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import ServiceError, TowerUnavailableError
@@ -31,6 +32,7 @@ class TowerClient:
         name: `text` or `vision`.
         handle: of the tower's deployment.
         cache: of rows; told of the fingerprint in every answer.
+        may_sleep: it has no replica where there is nothing to do; a request wakes it.
         metrics: where retries and reuse are counted.
     """
 
@@ -40,11 +42,13 @@ class TowerClient:
         handle: DeploymentHandle[Any],
         cache: RowCache,
         metrics: RouterMetrics,
+        may_sleep: bool = False,
     ) -> None:
         self.name = name
         self.cache = cache
         self.metrics = metrics
         self._handle = handle
+        self._may_sleep = may_sleep
         # An answer comes once every part of its call has one, so that lanes do not mix.
         self._lanes: dict[Lane, Coalescer[Chunk, TowerRows]] = {
             "interactive": Coalescer(self._call),
@@ -63,25 +67,49 @@ class TowerClient:
         """
         return await self._lanes[chunk.terms.lane].embed(chunk, share)
 
-    async def ready(self) -> None:
-        """Return once a replica answers; notes its fingerprint."""
-        self.cache.heard(str(await self._handle.ready.remote()))
+    async def ready(self, wake: bool = False) -> None:
+        """Return once a replica answers, or at once where the tower sleeps; notes its fingerprint.
 
-    async def fingerprint(self, anew: bool = False) -> str:
+        Args:
+            wake: have a sleeping tower start a replica, and wait for it.
+        """
+        if wake or not self._may_sleep:
+            self.cache.heard(str(await self._handle.ready.remote()))
+            return
+        with suppress(DeploymentUnavailableError):  # no replica: a broadcast starts none
+            told = await self._handle.broadcast("ready").results_async()
+            self.cache.heard(str(told[0]))
+
+    async def fingerprint(self, anew: bool = False, wake: bool = False) -> str:
         """Return what a replica answered last: its weights and how it runs them.
 
         Args:
             anew: ask one now.
+            wake: see `ready`.
+
+        Raises:
+            TowerUnavailableError: no replica answers, or the tower sleeps and was never heard.
+        """
+        if anew or self.cache.fingerprint is None:
+            try:
+                await self.ready(wake)
+            except Exception as error:
+                raise self._translated(error) from error
+        if self.cache.fingerprint is None:
+            raise TowerUnavailableError(f"the {self.name} tower sleeps; a request wakes it")
+        return self.cache.fingerprint
+
+    async def logit_scale(self) -> tuple[str, float]:
+        """Return what a replica of the text tower says: its fingerprint, its trained scale.
 
         Raises:
             TowerUnavailableError: no replica answers.
         """
-        if anew or self.cache.fingerprint is None:
-            try:
-                await self.ready()
-            except Exception as error:
-                raise self._translated(error) from error
-        return self.cache.fingerprint or ""
+        try:
+            told, scale = await self._handle.logit_scale.remote()
+        except Exception as error:
+            raise self._translated(error) from error
+        return str(told), float(scale)
 
     async def _call(self, chunks: Sequence[Chunk]) -> Sequence[TowerRows | EmbeddingError]:
         """Send chunks in one call, and once more if its replica is lost."""

@@ -41,6 +41,43 @@ class EmbeddingList(TypedDict):
     data: list[Row]
 
 
+class Prediction(TypedDict):
+    """A label for one item: its score, and the cosine that the score comes from."""
+
+    label: str
+    group: NotRequired[str]
+    score: float
+    similarity: float
+
+
+class Choice(TypedDict):
+    """The label of a group with the highest score."""
+
+    prediction: str
+    score: float
+
+
+class Classified(TypedDict):
+    """One item's labels; nothing but `index` and `object` is null unless the item failed."""
+
+    object: Literal["classification"]
+    index: int
+    prediction: str | None
+    score: float | None
+    predictions: list[Prediction] | None
+    groups: NotRequired[dict[str, Choice]]
+
+
+class ClassificationList(TypedDict):
+    """The answer to `POST /v1/classify`."""
+
+    model: str
+    object: Literal["list"]
+    usage: UsageCount
+    errors: NotRequired[list[ItemFault]]
+    data: list[Classified]
+
+
 class FieldFault(TypedDict):
     """Which field was refused and why."""
 
@@ -73,6 +110,8 @@ class Limits(TypedDict):
     """What a request may hold; more is refused with a 4xx."""
 
     max_items_per_request: int
+    max_classified_items: int
+    max_labels: int
     max_tokens_per_text: int
     max_body_bytes: int
     max_image_bytes: int

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from ray import serve
@@ -15,13 +15,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from deployments.config import AppConfig
-from deployments.messages import Lane
+from deployments.messages import Classification, Embeddings, Lane
 from deployments.routing.admission import Hold
 from serve_app.api import docs, openapi, rendering
 from serve_app.api.body import read_body
+from serve_app.api.classification import answer_of
 from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error
 from serve_app.api.keys import ApiKey, KeyRing
-from serve_app.api.request import EmbeddingRequest, parse
+from serve_app.api.leases import ask_actor
+from serve_app.api.request import ClassificationRequest, EmbeddingRequest, ItemsRequest, parse_as
 from serve_app.api.served import Served, models_of
 from serve_app.playground import routes as playground
 
@@ -42,7 +44,11 @@ EMBEDDINGS = (
     "/invocations",  # SageMaker
 )
 
+CLASSIFY = ("/v1/classify", "/classify")
+
+R = TypeVar("R", bound=ItemsRequest)
 Endpoint = Callable[[Request, "Router"], Awaitable[Response]]
+Answer = Callable[[Request, "Router", ApiKey, R, Clock], Awaitable[Response]]
 
 
 def own_router() -> "Router":
@@ -74,6 +80,7 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         routes=[
             *(playground.routes() if config.router.playground else ()),
             *(x for path in EMBEDDINGS for x in route(path, embeddings, "POST")),
+            *(x for path in CLASSIFY for x in route(path, classify, "POST")),
             *route("/v1/models", models),
             *(x for path, state in STATES.items() for x in route(path, state, "GET", "OPTIONS")),
             *route("/openapi.json", document),
@@ -83,7 +90,13 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         middleware=[_cors(origins)] if origins else [],
     )
     app.router.redirect_slashes = False
-    app.state.keys = KeyRing(config)
+    alone = config.router.most_replicas == 1
+    ask = None if alone else ask_actor()
+
+    def on_alone() -> None:
+        router_of().metrics.unleased()
+
+    app.state.keys = KeyRing(config, ask=ask, on_alone=on_alone)
     return app
 
 
@@ -98,37 +111,39 @@ def _cors(origins: Sequence[str]) -> Middleware:
     )
 
 
-async def embeddings(request: Request, router: "Router") -> Response:
-    """Answer `POST /v1/embeddings`."""
-    with router.metrics.refusals():
-        key = _key(request)
-    clock = Clock()
-    with router.bytes.hold(key.lane) as hold:  # of the body, until it is answered
+def taking(shape: type[R], answer: "Answer[R]") -> Endpoint:
+    """Return an endpoint that knows its caller, reads a body, and has it answered."""
+
+    async def endpoint(request: Request, router: "Router") -> Response:
         with router.metrics.refusals():
-            asked = await _asked(request, router, key, hold, clock)
-        with router.metrics.busy():  # not before: at the end no body is waited for
-            return await _answer(request, router, key, asked, clock)
+            key = _key(request)
+        clock = Clock()
+        with router.bytes.hold(key.lane) as hold:  # of the body, until it is answered
+            with router.metrics.refusals():
+                asked = await _asked(request, router, shape, hold, clock)
+                hold.move(_lane(key, asked))
+            with router.metrics.busy():  # not before: at the end no body is waited for
+                return await answer(request, router, key, asked, clock)
+
+    return endpoint
 
 
-async def _asked(
-    request: Request, router: "Router", key: ApiKey, hold: Hold, clock: Clock
-) -> EmbeddingRequest:
+async def _asked(request: Request, router: "Router", shape: type[R], hold: Hold, clock: Clock) -> R:
     """Read and parse the body, which then stays as its items alone."""
     body = await read_body(request, router.config.router, hold)
     with clock.part("parse"):
-        asked = await call(len(body), parse, body, _served(router), request.headers)
-    hold.move(_lane(key, asked))
-    return asked
+        return await call(len(body), parse_as, shape, body, _served(router), request.headers)
 
 
-def _lane(key: ApiKey, asked: EmbeddingRequest) -> Lane:
+def _lane(key: ApiKey, asked: ItemsRequest) -> Lane:
     """Return the lane of a request; a key may keep its caller out of the interactive one."""
     return "bulk" if "bulk" in (key.lane, asked.lane) else "interactive"
 
 
-async def _answer(
+async def _embeddings(
     request: Request, router: "Router", key: ApiKey, asked: EmbeddingRequest, clock: Clock
 ) -> Response:
+    """Answer `POST /v1/embeddings`."""
     served = _served(router)
     with router.metrics.refusals():
         form = rendering.Form(
@@ -137,7 +152,7 @@ async def _answer(
             served.image_price_tokens,
             rendering.negotiate(request.headers.get("accept", "")),
         )
-    with _keys(request).admit(key, len(asked.items)):
+    async with _keys(request).admit(key, len(asked.items)):
         answer = await router.embed(
             asked.items,
             asked.task,
@@ -151,14 +166,49 @@ async def _answer(
         )
     with clock.part("render"):
         content = await call(answer.embeddings.nbytes, rendering.render, answer, form)
+    return _response(router, content, answer, clock, form.media_type)
+
+
+async def _classification(
+    request: Request, router: "Router", key: ApiKey, asked: ClassificationRequest, clock: Clock
+) -> Response:
+    """Answer `POST /v1/classify`."""
+    async with _keys(request).admit(key, len(asked.items)):
+        answer = await router.classify(
+            asked.items,
+            asked.labels,  # type: ignore[arg-type]  # the Router reads them
+            asked.logit_scale,
+            asked.partial,
+            truncate=asked.truncate,
+            lane=_lane(key, asked),
+            timeout_s=asked.timeout_s,
+            fingerprint=request.headers.get(FINGERPRINT),
+        )
+    with clock.part("render"):
+        body = await call(answer.scores.nbytes, answer_of, answer, _served(router))
+    return _response(router, orjson.dumps(body), answer, clock, rendering.JSON)
+
+
+def _response(
+    router: "Router",
+    content: bytes,
+    answer: Embeddings | Classification,
+    clock: Clock,
+    media_type: str,
+) -> Response:
     router.metrics.stages(clock.parts_ms)
+    cost = rendering.usage(answer.usage, _served(router).image_price_tokens)
     headers = {
         FINGERPRINT: answer.fingerprint,
         SERVER_TIMING: clock.header(answer.timings),
         REPLICAS: ", ".join(answer.replicas),
-        USAGE: orjson.dumps(rendering.usage(answer, form)).decode(),
+        USAGE: orjson.dumps(cost).decode(),
     }
-    return Response(content, headers=headers, media_type=form.media_type)
+    return Response(content, headers=headers, media_type=media_type)
+
+
+embeddings = taking(EmbeddingRequest, _embeddings)
+classify = taking(ClassificationRequest, _classification)
 
 
 async def models(request: Request, router: "Router") -> Response:

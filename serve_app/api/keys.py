@@ -5,8 +5,8 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from deployments.errors import (
     UnauthorizedError,
 )
 from deployments.messages import Lane
+from serve_app.api.leases import Ask, Rate
 
 logger = logging.getLogger("ray.serve")
 
@@ -32,14 +33,14 @@ BUSY_RETRY_S = 1.0  # asked for when a key has too many requests under way
 
 
 class ApiKey(Frozen):
-    """One entry of the keys file; limits hold in each Router replica.
+    """One entry of the keys file.
 
     Attributes:
         name: for messages; the key itself is not kept.
         sha256: of the key, in hexadecimal: `printf %s KEY | sha256sum`.
         lane: `bulk` keeps its requests out of the interactive lane.
-        requests_per_minute: refilled evenly; a burst may use a whole minute's.
-        max_concurrent_requests: requests under way at once.
+        requests_per_minute: refilled evenly; a burst may use a whole minute's. Of all Routers.
+        max_concurrent_requests: requests under way at once, in each Router.
         max_items_per_request: below the server's own limit.
     """
 
@@ -56,21 +57,11 @@ ANYONE = ApiKey(name="anyone", sha256="0" * 64)
 
 
 class Allowance:
-    """What a key has used of its limits."""
+    """What a key has used of its limits in this Router."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: Rate) -> None:
         self.under_way = 0
-        self._left = 0.0
-        self._seen_s = float("-inf")
-
-    def take(self, per_minute: int, now_s: float) -> float:
-        """Take one request out of the minute's; return 0, or the seconds until there is one."""
-        self._left = min(per_minute, self._left + (now_s - self._seen_s) * per_minute / 60)
-        self._seen_s = now_s
-        if self._left < 1:
-            return (1 - self._left) * 60 / per_minute
-        self._left -= 1
-        return 0.0
+        self.rate = rate
 
 
 class KeyRing:
@@ -80,6 +71,8 @@ class KeyRing:
         config: the application's configuration.
         environment: where `api_keys_variable` is looked up.
         clock: monotonic seconds.
+        ask: for leases of a key's requests; without it this Router is taken to be the only one.
+        on_alone: called for each request let in while no leases come.
 
     Raises:
         ServiceError: the file or the variable cannot be used.
@@ -90,8 +83,10 @@ class KeyRing:
         config: AppConfig,
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
+        ask: Ask | None = None,
+        on_alone: Callable[[], None] = lambda: None,
     ) -> None:
-        self._clock = clock
+        self._ask, self._on_alone, self._clock = ask, on_alone, clock
         self._open = not config.asks_for_keys
         self._fixed = [*_configured(config), *_from_variable(config, environment)]
         self._file = Path(config.api_keys_file) if config.api_keys_file else None
@@ -129,8 +124,8 @@ class KeyRing:
             raise UnauthorizedError("this API key is not known")
         return found
 
-    @contextmanager
-    def admit(self, key: ApiKey, num_items: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def admit(self, key: ApiKey, num_items: int) -> AsyncIterator[None]:
         """Count a request against its key's limits for the length of the block.
 
         Raises:
@@ -141,22 +136,26 @@ class KeyRing:
         most = key.max_items_per_request
         if most is not None and num_items > most:
             raise RequestTooLargeError(f"{num_items:,} items; this API key may send {most:,}")
-        allowance = self._allowances.setdefault(key.sha256, Allowance())
+        allowance = self._allowances.get(key.sha256)
+        if allowance is None:
+            allowance = self._allowances[key.sha256] = Allowance(
+                Rate(self._ask, self._on_alone, self._clock)
+            )
         if allowance.under_way >= (key.max_concurrent_requests or float("inf")):
             raise OverloadedError(
                 f"this API key has {allowance.under_way} requests under way, its limit",
                 BUSY_RETRY_S,
             )
-        if key.requests_per_minute is not None:
-            wait_s = allowance.take(key.requests_per_minute, self._clock())
-            if wait_s:
-                raise RateLimitError(
-                    f"this API key may send {key.requests_per_minute} requests a minute; retry in "
-                    f"{wait_s:.1f} s",
-                    wait_s,
-                )
-        allowance.under_way += 1
+        allowance.under_way += 1  # before anything is awaited: others are counted meanwhile
         try:
+            if key.requests_per_minute is not None:
+                wait_s = await allowance.rate.take(key.sha256, key.requests_per_minute)
+                if wait_s:
+                    raise RateLimitError(
+                        f"this API key may send {key.requests_per_minute} requests a minute; "
+                        f"retry in {wait_s:.1f} s",
+                        wait_s,
+                    )
             yield
         finally:
             allowance.under_way -= 1

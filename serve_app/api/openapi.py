@@ -8,10 +8,10 @@ from pydantic import AliasChoices, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from serve_app.api import arrow, codings
-from serve_app.api.answers import EmbeddingList, Fault, ModelList, State
+from serve_app.api.answers import ClassificationList, EmbeddingList, Fault, ModelList, State
 from serve_app.api.errors import INTERNAL, TABLE
 from serve_app.api.rendering import JSON, NPY
-from serve_app.api.request import EmbeddingRequest
+from serve_app.api.request import ClassificationRequest, EmbeddingRequest, ItemsRequest
 from serve_app.api.served import Served
 
 Schema = dict[str, Any]
@@ -53,6 +53,25 @@ REQUEST_EXAMPLES: Schema = {
             "model": "jina-clip-v2",
             "errors": "partial",
             "input": ["a red apple", {"image": "aGVsbG8="}],
+        },
+    },
+}
+LABEL_EXAMPLES: Schema = {
+    "labels": {
+        "summary": "A text and an image, three labels",
+        "value": {
+            "model": "jina-clip-v2",
+            "labels": ["fruit", "animals", "vehicles"],
+            "input": [{"text": "a red apple"}, {"image": PIXEL}],
+        },
+    },
+    "groups": {
+        "summary": "Two choices, probabilities by the trained temperature",
+        "value": {
+            "model": "jina-clip-v2",
+            "logit_scale": True,
+            "labels": {"colour": ["red", "blue"], "kind": ["fruit", "animals"]},
+            "input": ["a red apple"],
         },
     },
 }
@@ -103,8 +122,10 @@ class Untitled(GenerateJsonSchema):
 @lru_cache(maxsize=1)
 def document(served: Served) -> Schema:
     """Return the OpenAPI document of a server."""
-    request = request_schema(served)
-    schemas = _schemas() | request.pop("$defs") | {"EmbeddingRequest": request}
+    schemas = _schemas()
+    for shape in (EmbeddingRequest, ClassificationRequest):
+        request = request_schema(served, shape)
+        schemas |= request.pop("$defs") | {shape.__name__: request}
     document: Schema = {
         "openapi": "3.1.0",
         "info": {
@@ -115,6 +136,7 @@ def document(served: Served) -> Schema:
         "servers": [{"url": ".", "description": "where this document is"}],
         "paths": {
             "/v1/embeddings": {"post": _embeddings()},
+            "/v1/classify": {"post": _classification()},
             "/v1/models": {"get": _get("What is served, its limits", ModelList)},
             "/health": {"get": _get("Whether this process is alive", State)},
             "/ready": {"get": _get("Whether every tower answers", State, not_yet=True)},
@@ -130,32 +152,31 @@ def document(served: Served) -> Schema:
     return document
 
 
-def request_schema(served: Served) -> Schema:
+def request_schema(served: Served, shape: type[ItemsRequest] = EmbeddingRequest) -> Schema:
     """Return the schema of a request; the first name of each field, aliases in its description."""
-    schema = EmbeddingRequest.model_json_schema(ref_template=REF, schema_generator=Untitled)
-    for field, aliases in names().items():
+    schema = shape.model_json_schema(ref_template=REF, schema_generator=Untitled)
+    for field, aliases in names(shape).items():
         name, *others = aliases
         about = schema["properties"][name]
         if about.get("default", ...) is None:
             del about["default"]
         if others:
             about["description"] += f" Also as {', '.join(f'`{other}`' for other in others)}."
-        if field != "items" and {"type": "null"} not in about.get("anyOf", []):
+        if field not in ("items", "labels") and {"type": "null"} not in about.get("anyOf", []):
             kept = {key: about.pop(key) for key in ("description", "default") if key in about}
             schema["properties"][name] = {"anyOf": [about, {"type": "null"}], **kept}
-    schema["properties"]["dimensions"]["anyOf"][0] |= {
-        "minimum": 1,
-        "maximum": served.architecture.width,
-    }
+    if "dimensions" in schema["properties"]:
+        limits = {"minimum": 1, "maximum": served.architecture.width}
+        schema["properties"]["dimensions"]["anyOf"][0] |= limits
     schema["properties"]["model"]["examples"] = list(served.names)
     schema["properties"] = {"input": schema["properties"]["input"], **schema["properties"]}
     return schema
 
 
-def names() -> dict[str, list[str]]:
+def names(shape: type[ItemsRequest] = EmbeddingRequest) -> dict[str, list[str]]:
     """Return the names under which each field of a request is sent; the first is documented."""
     found = {}
-    for field, info in EmbeddingRequest.model_fields.items():
+    for field, info in shape.model_fields.items():
         alias = info.validation_alias
         choices = alias.choices if isinstance(alias, AliasChoices) else [alias or field]
         found[field] = [str(choice) for choice in choices]
@@ -170,6 +191,19 @@ def codes(status: int) -> list[str]:
 
 def _embeddings() -> Schema:
     binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {JSON: _ref(EmbeddingList), NPY: binary, arrow.MEDIA_TYPE: binary}
+    post = _post("EmbeddingRequest", REQUEST_EXAMPLES, content)
+    about = {"tags": ["Embeddings"], "summary": "Embed texts and images", "operationId": "embed"}
+    return about | post
+
+
+def _classification() -> Schema:
+    post = _post("ClassificationRequest", LABEL_EXAMPLES, {JSON: _ref(ClassificationList)})
+    about = {"tags": ["Embeddings"], "summary": "Score labels for texts and images"}
+    return about | {"operationId": "classify"} | post
+
+
+def _post(shape: str, examples: Schema, content: Schema) -> Schema:
     parameters = [
         {"name": name, "in": "header", "schema": schema, "description": description}
         for name, schema, description in HEADERS
@@ -177,13 +211,10 @@ def _embeddings() -> Schema:
     answer = {
         "description": "One row to an item, in the order of the request",
         "headers": {name: {"schema": {"type": "string"}} for name in RESPONSE_HEADERS},
-        "content": {JSON: _ref(EmbeddingList), NPY: binary, arrow.MEDIA_TYPE: binary},
+        "content": content,
     }
-    body = {"schema": {"$ref": REF.format(model="EmbeddingRequest")}, "examples": REQUEST_EXAMPLES}
+    body = {"schema": {"$ref": REF.format(model=shape)}, "examples": examples}
     return {
-        "tags": ["Embeddings"],
-        "summary": "Embed texts and images",
-        "operationId": "embed",
         "parameters": parameters,
         "requestBody": {"required": True, "content": {JSON: body}},
         "responses": {"200": answer} | _faults(*STATUSES),
@@ -215,7 +246,7 @@ def _ref(shape: type) -> Schema:
 def _schemas() -> Schema:
     """Return the schemas of all answers, each under its type's name."""
     schemas: Schema = {}
-    for shape in (EmbeddingList, Fault, ModelList, State):
+    for shape in (EmbeddingList, ClassificationList, Fault, ModelList, State):
         schema = TypeAdapter(shape).json_schema(
             ref_template=REF, schema_generator=Untitled, mode="serialization"
         )

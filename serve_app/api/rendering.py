@@ -11,7 +11,8 @@ import pybase64
 from numpy.typing import NDArray
 
 from deployments.errors import RequestError
-from deployments.messages import Embeddings
+from deployments.messages import Embeddings, Usage
+from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows, to_binary, to_int8, to_ubinary
 from serve_app.api import arrow
 from serve_app.api.answers import ItemFault, Row, UsageCount
@@ -68,11 +69,11 @@ def render(answer: Embeddings, form: Form) -> bytes:
     return BODIES[form.media_type](answer, form)
 
 
-def usage(answer: Embeddings, form: Form) -> UsageCount:
+def usage(cost: Usage, image_price_tokens: int) -> UsageCount:
     """Return what the request cost."""
-    images = answer.usage.images
-    image_tokens = images * form.image_price_tokens
-    total = answer.usage.text_tokens + image_tokens
+    images = cost.images
+    image_tokens = images * image_price_tokens
+    total = cost.text_tokens + image_tokens
     return {
         "total_tokens": total,
         "prompt_tokens": total,
@@ -86,10 +87,10 @@ def render_json(answer: Embeddings, form: Form) -> bytes:
     head: dict[str, object] = {
         "model": form.model_name,
         "object": "list",
-        "usage": usage(answer, form),
+        "usage": usage(answer.usage, form.image_price_tokens),
     }
     if answer.failures:
-        head["errors"] = faults(answer)
+        head["errors"] = faults(answer.failures)
     num_rows, width = answer.embeddings.shape
     step = max(1, NUMBERS_AT_ONCE // width)
     parts = [
@@ -116,17 +117,19 @@ def render_arrow(answer: Embeddings, form: Form) -> bytes:
     (encoding,) = form.encodings
     matrix = MATRICES[encoding](answer.embeddings)
     scales = to_int8(answer.embeddings)[1] if encoding == "int8" else None
-    facts = {"model": form.model_name, "encoding": encoding, "usage": usage(answer, form)}
-    messages = {fault["index"]: f"{fault['code']}: {fault['message']}" for fault in faults(answer)}
+    cost = usage(answer.usage, form.image_price_tokens)
+    facts = {"model": form.model_name, "encoding": encoding, "usage": cost}
+    found = faults(answer.failures)
+    messages = {fault["index"]: f"{fault['code']}: {fault['message']}" for fault in found}
     return arrow.stream(matrix, scales, messages, orjson.dumps(facts))
 
 
-def faults(answer: Embeddings) -> list[ItemFault]:
+def faults(failures: Mapping[int, EmbeddingError]) -> list[ItemFault]:
     """Return the failures of single items, in their order."""
     return [
         {"index": index, "code": how.code, "message": message}
-        for index in sorted(answer.failures)
-        for how, message in [answer_to(answer.failures[index])]
+        for index in sorted(failures)
+        for how, message in [answer_to(failures[index])]
     ]
 
 

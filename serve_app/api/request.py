@@ -1,12 +1,13 @@
-"""The body of `POST /v1/embeddings`: one typed model, which the OpenAPI document is made from.
+"""The bodies of requests: one typed model each, which the OpenAPI document is made from.
 
 Requests of the Jina and of the OpenAI embedding API are taken, with the aliases that clients send
 and their forms of texts and images (`items`); fields that are not known are ignored, as both do.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -24,30 +25,22 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from deployments.errors import RequestError, UnknownModelError
+from deployments.errors import UnknownModelError
 from deployments.messages import Item, Lane
-from deployments.model.errors import InputError
 from serve_app.api import dialects
 from serve_app.api import items as item_forms
-from serve_app.api.errors import FieldError
-from serve_app.api.items import Modality, type_of
+from serve_app.api.items import Modality
 from serve_app.api.json_body import read_object
+from serve_app.api.refusals import refusal, refuse_conflicts, shown
 from serve_app.api.rendering import PACKED, Encoding
 from serve_app.api.served import Served
 
 TOKEN_IDS = "token_ids"  # of `input_type`
 INPUTS = ("input", "content", "texts")  # an empty text is a text
-MAX_SHOWN_CHARACTERS = 64
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # Headers that mean the same as a field, which goes before them.
 HEADERS = {"x-priority": "priority", "x-timeout-s": "timeout_s"}
-# What a value must be, by pydantic's type of the error; other errors bring their own words.
-MUST_BE = {
-    "bool_type": "it must be true or false",
-    "int_type": "it must be a whole number",
-    "literal_error": "choose {expected}",
-}
 
 
 def _served(info: ValidationInfo) -> Served:
@@ -100,18 +93,14 @@ def _dimensions(value: int, info: ValidationInfo) -> int:
 EncodingList = Annotated[list[Encoding], Field(min_length=1)]
 
 
-class EmbeddingRequest(BaseModel):
-    """Texts and images to embed, and how."""
+class ItemsRequest(BaseModel):
+    """Texts and images, and what every request may say of them."""
 
     # Fields are read in this order, and the first fault is the one that is told.
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     model: Annotated[str | None, PlainValidator(_model, json_schema_input_type=str)] = None
     """The served model, by any of its names."""
-    late_chunking: Annotated[
-        bool, PlainValidator(_late_chunking, json_schema_input_type=Literal[False])
-    ] = False
-    """Not for this model."""
     modality: Modality = "text"
     """What plain strings are; with `image` a plain URL is an image."""
     input_type: Annotated[
@@ -120,43 +109,12 @@ class EmbeddingRequest(BaseModel):
     """`token_ids`: the lists of whole numbers in `input` are token ids of this model's own
     tokenizer.json. `query` and `search_query` are the task `retrieval.query`; `passage`,
     `document` and `search_document` are `retrieval.passage`. Other values are ignored."""
-    encodings: Annotated[
-        tuple[Encoding, ...],
-        BeforeValidator(dialects.listed, json_schema_input_type=Encoding | EncodingList),
-        AfterValidator(lambda names: tuple(dict.fromkeys(names))),
-        Field(
-            validation_alias=AliasChoices(
-                "embedding_type", "encoding_type", "encoding_format", "embedding_types"
-            )
-        ),
-    ] = ("float",)
-    """How vectors are written; several give an object keyed by name. base64: little-endian
-    float32. ubinary: signs, 8 to a byte, most significant bit first. binary: that minus 128.
-    int8: from -127 to 127, times `int8_scale` gives the vector."""
-    dimensions: Annotated[
-        StrictInt | None,
-        BeforeValidator(item_forms.whole),
-        Field(
-            validation_alias=AliasChoices("dimensions", "output_dimensionality", "output_dimension")
-        ),
-        AfterValidator(_dimensions),
-    ] = None
-    """Width to cut the vectors to, before they are normalised."""
     items: Annotated[
         list[Item],
         PlainValidator(_items, json_schema_input_type=item_forms.Input),
         Field(validation_alias=AliasChoices("input", "content", "texts")),
     ]
     """One text or image, or a list of them in any order."""
-    task: Annotated[
-        Literal["retrieval.query", "retrieval.passage", ""] | None,
-        Field(validation_alias=AliasChoices("task", "task_type")),
-        AfterValidator(dialects.task),
-        Field(validate_default=True),
-    ] = None
-    """`retrieval.query` puts the query prefix before texts; documents need none."""
-    normalized: StrictBool = True
-    """Scale vectors to length 1."""
     truncate: Annotated[
         StrictBool | Literal["start"],
         BeforeValidator(
@@ -183,15 +141,95 @@ class EmbeddingRequest(BaseModel):
         return self.errors == "partial"
 
 
-ALIASES = tuple(
-    tuple(str(name) for name in info.validation_alias.choices)
-    for info in EmbeddingRequest.model_fields.values()
-    if isinstance(info.validation_alias, AliasChoices)
-)
+class EmbeddingRequest(ItemsRequest):
+    """Texts and images to embed, and how."""
+
+    late_chunking: Annotated[
+        bool, PlainValidator(_late_chunking, json_schema_input_type=Literal[False])
+    ] = False
+    """Not for this model."""
+    encodings: Annotated[
+        tuple[Encoding, ...],
+        BeforeValidator(dialects.listed, json_schema_input_type=Encoding | EncodingList),
+        AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+        Field(
+            validation_alias=AliasChoices(
+                "embedding_type", "encoding_type", "encoding_format", "embedding_types"
+            )
+        ),
+    ] = ("float",)
+    """How vectors are written; several give an object keyed by name. base64: little-endian
+    float32. ubinary: signs, 8 to a byte, most significant bit first. binary: that minus 128.
+    int8: from -127 to 127, times `int8_scale` gives the vector."""
+    dimensions: Annotated[
+        StrictInt | None,
+        BeforeValidator(item_forms.whole),
+        Field(
+            validation_alias=AliasChoices("dimensions", "output_dimensionality", "output_dimension")
+        ),
+        AfterValidator(_dimensions),
+    ] = None
+    """Width to cut the vectors to, before they are normalised."""
+    task: Annotated[
+        Literal["retrieval.query", "retrieval.passage", ""] | None,
+        Field(validation_alias=AliasChoices("task", "task_type")),
+        AfterValidator(dialects.task),
+        Field(validate_default=True),
+    ] = None
+    """`retrieval.query` puts the query prefix before texts; documents need none."""
+    normalized: StrictBool = True
+    """Scale vectors to length 1."""
+
+
+class ClassificationRequest(ItemsRequest):
+    """Texts and images, and labels of which each gets a score for each item."""
+
+    labels: Annotated[
+        object,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "array", "items": {"type": "string"}, "minItems": 2},
+                    {
+                        "type": "object",
+                        "additionalProperties": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "minItems": 2,
+                        },
+                    },
+                ]
+            }
+        ),
+    ]
+    """Texts to choose from, or lists of them by the names of groups: each group is a choice of
+    its own."""
+    logit_scale: StrictBool = False
+    """Score by the model's trained temperature; without it, as the hosted API does, by 1."""
+
+
+R = TypeVar("R", bound=ItemsRequest)
+
+
+@cache
+def aliases(shape: type[ItemsRequest]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each field that has several."""
+    return tuple(
+        tuple(str(name) for name in info.validation_alias.choices)
+        for info in shape.model_fields.values()
+        if isinstance(info.validation_alias, AliasChoices)
+    )
 
 
 def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> EmbeddingRequest:
-    """Read the body of `POST /v1/embeddings`, and the headers that stand for fields of it.
+    """Read the body of `POST /v1/embeddings`; see `parse_as`."""
+    return parse_as(EmbeddingRequest, body, served, headers)
+
+
+def parse_as(
+    shape: type[R], body: bytes, served: Served, headers: Mapping[str, str] = NOTHING
+) -> R:
+    """Read the body of a request, and the headers that stand for fields of it.
 
     Raises:
         RequestError: not JSON, or not of the documented shape.
@@ -204,7 +242,7 @@ def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> 
         for name, value in data.items()
         if value is not None and (value != "" or name in INPUTS)
     }
-    _refuse_conflicts(sent)
+    refuse_conflicts(sent, aliases(shape))
     from_headers = {
         field: header
         for header, field in HEADERS.items()
@@ -212,51 +250,6 @@ def parse(body: bytes, served: Served, headers: Mapping[str, str] = NOTHING) -> 
     }
     sent |= {field: headers[header] for field, header in from_headers.items()}
     try:
-        return EmbeddingRequest.model_validate(sent, context=served)
+        return shape.model_validate(sent, context=served)
     except ValidationError as error:
-        raise _refusal(error, from_headers) from None
-
-
-def _refuse_conflicts(sent: Mapping[str, object]) -> None:
-    """Refuse a field that was sent under two of its names and differs.
-
-    Raises:
-        FieldError: names both; one of them would be passed over in silence.
-    """
-    for names in ALIASES:
-        first, *others = [name for name in names if name in sent] or [""]
-        for other in others:
-            if dialects.listed(dialects.truncate(sent[other])) != dialects.listed(
-                dialects.truncate(sent[first])
-            ):
-                raise FieldError(
-                    f"{first} is {shown(sent[first])} and {other} is {shown(sent[other])}; they "
-                    "mean the same field, so send one of them",
-                    other,
-                    "conflict",
-                    shown(sent[other]),
-                )
-
-
-def shown(value: object) -> str:
-    """Show a value in an error message, shortened."""
-    if not isinstance(value, str):
-        return type_of(value)
-    cut = value[:MAX_SHOWN_CHARACTERS]
-    return repr(cut) if cut == value else f"{cut!r}..."
-
-
-def _refusal(error: ValidationError, from_headers: Mapping[str, str]) -> InputError:
-    """Return the first fault that was found, under the name that the client used."""
-    first = error.errors(include_url=False)[0]
-    kind, value, facts = first["type"], first["input"], first.get("ctx", {})
-    if isinstance(own := facts.get("error"), InputError):
-        return own
-    if kind == "missing":
-        return RequestError("the field 'input' is missing; send a list of texts and images")
-    name = str(first["loc"][0])
-    name = from_headers.get(name, name)
-    hint = MUST_BE.get(kind, first["msg"]).format(**facts)
-    short = value if isinstance(value, (bool, int, float)) else shown(value)
-    kind = "enum" if kind == "literal_error" else kind
-    return FieldError(f"{name} is {shown(value)}; {hint}", name, kind, short)
+        raise refusal(error, from_headers) from None

@@ -53,6 +53,8 @@ def models_of(served: Served, fingerprints: dict[str, str]) -> ModelList:
                 "image_price_tokens": served.image_price_tokens,
                 "limits": {
                     "max_items_per_request": router.max_items_per_request,
+                    "max_classified_items": router.max_classified_items,
+                    "max_labels": router.max_classified_items,
                     "max_tokens_per_text": architecture.text.max_tokens,
                     "max_body_bytes": router.max_body_bytes,
                     "max_image_bytes": images.max_image_bytes,

@@ -33,6 +33,19 @@ export class Api {
     return { vectors, faults, exchange: exchange(response, answer, performance.now() - startMs) };
   }
 
+  /** Score a request's labels: one entry per item, in its order. */
+  async classify(body, signal) {
+    const startMs = performance.now();
+    const response = await this.#send("v1/classify", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      signal,
+    });
+    const answer = await response.json();
+    return { data: answer.data, exchange: exchange(response, answer, performance.now() - startMs) };
+  }
+
   async #send(path, options) {
     const headers = { ...options.headers };
     if (this.key) headers.Authorization = `Bearer ${this.key}`;

@@ -2,6 +2,7 @@
 // server cuts them, so the slider costs no request.
 
 import { Api } from "./api.js";
+import * as classify from "./classify.js";
 import { byId, debounced, imageFiles, onDrop } from "./dom.js";
 import * as images from "./images.js";
 import { draw, drawQueries, drawWidth, showProblem } from "./view.js";
@@ -23,6 +24,8 @@ const state = {
   answered: [], // texts and their vectors, as of the newest answer
   expanded: new Set(),
   exchange: null,
+  view: "search",
+  classified: null, // items and their labels, as of the newest answer
   hasKey: false,
 };
 const actions = { searchWith, expand, removeQuery };
@@ -40,7 +43,7 @@ async function start() {
     refresh();
   });
   if (!state.model) return;
-  search();
+  ask();
   embedMore([...state.own, ...state.queryImages]);
   await guarded("gallery", fillGallery);
 }
@@ -52,6 +55,33 @@ async function fillGallery() {
   refresh();
   await images.embed(state.gallery, api, state.model, "bulk", refresh); // searches go first
   images.store(state.gallery, state.model);
+}
+
+/** Ask for what is typed now, in the chosen view. */
+const ask = () => (state.view === "classify" ? classifyNow() : search());
+
+/** Ask for the labels' scores of the texts and images as they are now. */
+async function classifyNow() {
+  underway.abort();
+  underway = new AbortController();
+  const { signal } = underway;
+  if (!state.model) return;
+  const items = [
+    ...currentTexts().map((text) => ({ label: brief(text), read: async () => ({ text }) })),
+    ...state.queryImages.filter((entry) => !entry.fault).map((entry) => ({
+      label: entry.name, url: entry.url, read: async () => ({ image: await entry.read() }),
+    })),
+  ];
+  await guarded("classify", async () => {
+    const input = await Promise.all(items.map((item) => item.read()));
+    const isReady = !classify.missing(items);
+    const answer = isReady && await api.classify(classify.request(state.model, input), signal);
+    if (signal.aborted) return;
+    state.classified = answer ? { items, input, data: answer.data } : null;
+    state.exchange = answer ? answer.exchange : state.exchange;
+    classify.show(state.classified, items);
+    refresh();
+  }, signal);
 }
 
 /** Ask for the texts as they are now; an answer to older ones is dropped. */
@@ -80,6 +110,7 @@ const request = (input) => ({ model: state.model.id, task: TASK, input });
 
 /** The request for everything that is searched with, at the chosen width. */
 async function wholeRequest() {
+  if (state.view === "classify") return classify.request(state.model, state.classified.input);
   const accepted = state.queryImages.filter((entry) => entry.vector);
   const encoded = await Promise.all(accepted.map((entry) => entry.read()));
   const texts = state.answered.map(({ text }) => ({ text }));
@@ -123,6 +154,7 @@ async function searchWith(entry) {
   state.queryImages.push(entry);
   drawQueries(state.queryImages, actions);
   await embedMore([entry]);
+  if (state.view === "classify") ask();
 }
 
 function expand(place) {
@@ -134,6 +166,7 @@ function removeQuery(entry) {
   state.queryImages = state.queryImages.filter((other) => other !== entry);
   drawQueries(state.queryImages, actions);
   byId("texts").focus();
+  if (state.view === "classify") ask();
   refresh();
 }
 
@@ -169,14 +202,14 @@ function clearQueries() {
   state.queryImages = [];
   drawQueries([], actions);
   byId("texts").focus();
-  search();
+  ask();
 }
 
 function addExample(event) {
   if (!event.target.matches("button")) return;
   const texts = byId("texts");
   texts.value = [...currentTexts(), event.target.textContent].join("\n");
-  search();
+  ask();
 }
 
 function takeFiles(input, add) {
@@ -186,8 +219,20 @@ function takeFiles(input, add) {
   });
 }
 
+function choose(view) {
+  state.view = view;
+  document.body.dataset.view = view;
+  ask();
+}
+
 function listen() {
-  byId("texts").addEventListener("input", debounced(TYPING_MS, search));
+  for (const id of ["texts", "labels"]) {
+    byId(id).addEventListener("input", debounced(TYPING_MS, ask));
+  }
+  byId("trained").addEventListener("change", ask);
+  for (const choice of document.querySelectorAll("input[name=view]")) {
+    choice.addEventListener("change", () => choose(choice.value));
+  }
   byId("clear").addEventListener("click", clearQueries);
   document.querySelector(".examples").addEventListener("click", addExample);
   takeFiles(byId("choose"), addQueries);

@@ -9,7 +9,9 @@ export const title = (language) => TITLES[language];
 
 /** Write the request out; `hasKey` adds the header that reads the key from API_KEY. */
 export const write = (language, body, hasKey) =>
-  WRITERS[language](new URL("v1/embeddings", document.baseURI).href, body, hasKey);
+  WRITERS[language](new URL(path(body), document.baseURI).href, body, hasKey);
+
+const path = ({ labels }) => (labels ? "v1/classify" : "v1/embeddings");
 
 /** The same body with images shortened, for the eye only. */
 export function shortened(body) {
@@ -31,16 +33,22 @@ JSON
 `;
 }
 
+/** JSON as Python has it: a line that ends a field with true or false is not within a string. */
+const literal = (text) => text.replace(/^(\s*"\w+": )(true|false)(,?)$/gm,
+  (_, head, value, comma) => head + (value === "true" ? "True" : "False") + comma);
+
 function python(url, body, hasKey) {
   const key = hasKey ? `    headers={"Authorization": f"Bearer {os.environ['API_KEY']}"},\n` : "";
   return `${hasKey ? "import os\n\n" : ""}import requests
 
 response = requests.post(
     "${url}",
-${key}    json=${json(body, "    ")},
+${key}    json=${literal(json(body, "    "))},
 )
 response.raise_for_status()
-vectors = [row["embedding"] for row in response.json()["data"]]
+${body.labels
+    ? `labels = [row["prediction"] for row in response.json()["data"]]`
+    : `vectors = [row["embedding"] for row in response.json()["data"]]`}
 `;
 }
 
@@ -54,6 +62,8 @@ function javascript(url, body, hasKey) {
   body: JSON.stringify(${json(body, "  ")}),
 });
 if (!response.ok) throw new Error((await response.json()).detail);
-const vectors = (await response.json()).data.map((row) => row.embedding);
+${body.labels
+    ? "const labels = (await response.json()).data.map((row) => row.prediction);"
+    : "const vectors = (await response.json()).data.map((row) => row.embedding);"}
 `;
 }

@@ -27,8 +27,9 @@ export function draw(state, actions, wholeRequest) {
   drawProgress(state.useOwn ? state.own : state.gallery);
   drawResults(state, actions, queries, entries);
   drawTables(state, queries, entries);
-  byId("request-card").hidden = !queries.length;
-  if (queries.length) drawSnippet(state, wholeRequest);
+  const isAsked = state.view === "classify" ? state.classified !== null : queries.length > 0;
+  byId("request-card").hidden = !isAsked;
+  if (isAsked) drawSnippet(state, wholeRequest);
   if (state.exchange) fill(byId("timing"), ...panel(state.exchange));
 }
 

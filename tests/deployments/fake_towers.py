@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import numpy as np
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.config import AppConfig
 from deployments.messages import ImageChunk, TowerRows
@@ -31,12 +32,25 @@ class Handle:
         self.cancelled = 0
         self.embed = self
         self.ready = SimpleNamespace(remote=self.ask)
+        self.logit_scale = SimpleNamespace(remote=lambda: Response(self, self.scale))
         self.asked = 0
+        self.replicas = 1
 
     def remote(self, chunks):
         self.chunks += chunks
         self.called.release()
         return Response(self, lambda: tuple(map(self.rows, chunks)))
+
+    def broadcast(self, method):
+        """Ask every running replica; as in Ray Serve, without one it raises and starts none."""
+        assert method == "ready"
+
+        async def results():
+            if not self.replicas:
+                raise DeploymentUnavailableError(self.name)
+            return [await self.ask()]
+
+        return SimpleNamespace(results_async=results)
 
     def ask(self):
         self.asked += 1
@@ -44,6 +58,9 @@ class Handle:
 
     def say(self) -> str:
         return self.fingerprints.pop(0) if self.fingerprints else self.fingerprint
+
+    def scale(self) -> tuple[str, float]:
+        return self.say(), 20.0
 
     def rows(self, chunk) -> TowerRows:
         items = chunk.images if isinstance(chunk, ImageChunk) else chunk.texts()
@@ -78,8 +95,9 @@ class Served:
     def __init__(self, **limits) -> None:
         self.called = asyncio.Semaphore(0)
         self.text, self.vision = Handle("text", self.called), Handle("vision", self.called)
+        towers = {name: limits.pop(name) for name in ("text", "vision") if name in limits}
         images = {name: limits.pop(name) for name in ("allow_networks", "ports") if name in limits}
-        config = AppConfig.model_validate({"router": limits, "images": images})
+        config = AppConfig.model_validate({"router": limits, "images": images} | towers)
         self.router = Router(config, self.text, self.vision)
 
     async def start(self, *args, **options):

@@ -236,8 +236,61 @@ async def test_ready_means_that_every_tower_answers_and_none_is_stopping():
     assert await served.router.drain() == 0
 
 
+async def test_a_tower_that_sleeps_as_it_may_is_ready_and_is_not_woken():
+    """Neither readiness nor health asks it; a fingerprint that is wanted of it does."""
+    served = Served(text={"scaling": {"min_replicas": 0, "max_replicas": 2}})
+    served.text.replicas = 0
+    assert await served.router.ready()
+    assert list(await served.router.fingerprints()) == ["vision"]
+    assert served.text.asked == 0
+    answer = await served.router.embed([TEXT])  # a request wakes it
+    await served.router.check_health()
+    assert served.text.asked == 0
+    assert (await served.router.embed([TEXT])).fingerprint == answer.fingerprint
+    fresh = Served(text={"scaling": {"min_replicas": 0, "max_replicas": 2}})
+    fresh.text.replicas = 0
+    await fresh.router.embed([TEXT], fingerprint=answer.fingerprint)
+    assert fresh.text.asked == 1
+
+
+async def test_a_tower_that_must_have_replicas_and_has_none_is_not_ready(monkeypatch):
+    """It is asked, and does not answer; nor is one that may sleep but is broken while it runs."""
+    monkeypatch.setattr("deployments.router.ANSWER_S", 0.05)
+    served = Served(text={"scaling": {"min_replicas": 1, "max_replicas": 2}})
+    served.text.replicas = 0
+    served.text.gate.clear()
+    assert not await served.router.ready()
+    served = Served(text={"scaling": {"min_replicas": 0, "max_replicas": 2}})
+    assert await served.router.ready()
+    served.text.error = TowerUnavailableError("gone")
+    assert not await served.router.ready()
+
+
 async def test_new_targets_are_reported_to_the_policy():
     """Ray Serve gives them to a running Router."""
     router = Served().router
     router.reconfigure({"target_tokens_per_replica": 5})
     assert (await router.record_autoscaling_stats())["target_tokens_per_replica"] == 5.0
+
+
+async def test_the_trained_scale_is_that_of_the_tower_that_made_the_rows():
+    """It is asked for once; another tower's is asked for anew, and none is guessed."""
+    served = Served(cache_bytes=0)
+    router, ask = served.router, served.text.scale
+    asked = 0
+
+    def scale():
+        nonlocal asked
+        asked += 1
+        return ask()
+
+    served.text.scale = scale
+    for fingerprint, times in (("one", 1), ("one", 1), ("two", 2)):
+        served.text.fingerprint = fingerprint
+        found = await router.classify(["a", "bb"], ["red", "green"], logit_scale=True)
+        assert (found.scores.shape, asked) == ((2, 2), times)
+    served.text.scale = lambda: ("three", 5.0)
+    served.text.fingerprint = "four"
+    with pytest.raises(TowerUnavailableError, match="being replaced"):
+        await router.classify(["a"], ["red", "green"], logit_scale=True)
+    await router.classify(["a"], ["red", "green"])  # without it none is needed

@@ -40,7 +40,7 @@ def routers(now_s: float, *cores: float, target: int = 1) -> Any:
 def test_routers_follow_the_processor_time_that_they_take(cores, count) -> None:
     """Each Router's event loop is one thread: it is full before its core is."""
     key = Key("Router")
-    policy = TwoTowerPolicy(hold_s=5.0)
+    policy = TwoTowerPolicy(startup_s=2.0)
     counts, states = policy({key: routers(0.0, *cores, target=1)})
     assert counts == {key: count}
     later = routers(100.0, *cores, target=5)  # whatever the count was, the load decides
@@ -51,7 +51,7 @@ def test_routers_follow_the_processor_time_that_they_take(cores, count) -> None:
 def test_fewer_routers_wait_for_the_hold_and_one_point_is_no_rate() -> None:
     """A Router that has just started says nothing of its load; a lull keeps the count."""
     key = Key("Router")
-    policy = TwoTowerPolicy(hold_s=60.0)
+    policy = TwoTowerPolicy(startup_s=20.0)
     counts, states = policy({key: routers(0.0, 0.9, 0.9, target=2)})
     assert counts[key] == 3
     lull = routers(30.0, 0.1, 0.1, 0.0, target=3)

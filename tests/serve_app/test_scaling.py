@@ -19,8 +19,9 @@ CONFIG = AppConfig.model_validate(
         "text": TOWER | {"max_batch_tokens": 4096},
         "vision": TOWER | {"max_batch_images": 4},
         "router": {"num_cpus": 0.1, "max_images_per_chunk": 4, "max_chunks_in_flight": 4},
-        # Outstanding work alone decides, with no memory of peaks, so that the test is short.
+        # Outstanding work decides, and a start-up is taken to be short, so that the test is.
         "targets": {"target_images_per_replica": 12, "target_delay_s": 0},
+        "policy": {"startup_s": 3},
     }
 )
 

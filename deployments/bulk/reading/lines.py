@@ -1,107 +1,207 @@
-"""Where the rows of JSONL and CSV files lie, and how they are read."""
+"""Rows of JSON and CSV files, with the bytes where each ends."""
 
 import csv
-import io
-from collections.abc import Iterator
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import orjson
 
-from deployments.bulk.reading.files import open_input
 from deployments.model.errors import OptionError
 
-CHUNK_BYTES = 16 * 1024 * 1024
-NEWLINE, QUOTE, RETURN = ord("\n"), ord('"'), ord("\r")
-MARK = b"\xef\xbb\xbf"  # written before UTF-8 by some programs
+DELIMITERS = ",;\t|"
+FIELD_CHARACTERS = 16 * 1024 * 1024  # more between two quotes is a quote that nobody closed
+AS_ZEROS = bytes(ord("0") if chr(x).isdecimal() else 0 for x in range(128)) + bytes(128)
+LONG_NUMBER = b"0" * 19  # digits, which orjson and Arrow read as a float
+HALVES = re.compile("[\ud800-\udfff]")
 
-csv.field_size_limit(2**31 - 1)
+
+class Quoted(csv.excel):
+    """Quotes within quotes are doubled; text behind a quote is taken as it is."""
+
+
+class Escaped(csv.excel):
+    """Quotes within quotes have a backslash, as MySQL writes them."""
+
+    doublequote = False
+    escapechar = "\\"
+
+
+class Bare(csv.excel):
+    """Quotes are characters like others."""
+
+    quoting = csv.QUOTE_NONE
+
+
+csv.field_size_limit(FIELD_CHARACTERS)
 
 Record = dict[str, Any]  # Any: whatever JSON holds
 ParsedRow = tuple[Record, str | None]
+Line = tuple[bytes, int]
+"""A line with its end, and the byte after it."""
+Lines = Iterator[Line]
 
 
-def spans(url: str, rows: int, start: int, quotes: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield (first byte, byte after the last, rows) of runs of at most `rows` rows.
+def lines_of(parts: Iterable[bytes], start: int) -> Lines:
+    """Yield the lines of a file; they end with a newline, a return, or both.
 
-    Empty lines are no rows. With `quotes`, a newline between quotes ends no row (CSV).
+    Args:
+        parts: of the file, from a byte on.
+        start: that byte.
     """
-    count, first, last = 0, start, start
-    for end in row_ends(url, start, quotes):
-        count += 1
-        last = end
-        if count == rows:
-            yield first, last, count
-            first, count = last, 0
-    if count:
-        yield first, last, count
+    tail = b""
+    for part in parts:
+        found = (tail + part).splitlines(keepends=True)
+        # The last line may go on, or its return be followed by a newline.
+        tail = found.pop()
+        for line in found:
+            start += len(line)
+            yield line, start
+    for line in tail.splitlines(keepends=True):
+        start += len(line)
+        yield line, start
 
 
-def row_ends(url: str, start: int, quotes: bool) -> Iterator[int]:
-    """Yield the byte after each row that is not empty."""
-    begin, position, is_open, tail = start, start, False, b""
-    with open_input(url) as file:
-        file.seek(start)
-        while chunk := file.read(CHUNK_BYTES):
-            data = np.frombuffer(chunk, np.uint8)
-            ends = np.flatnonzero(data == NEWLINE)
-            if quotes:
-                odd = (np.cumsum(data == QUOTE) + is_open) % 2 == 1
-                ends = ends[~odd[ends]]
-                is_open = bool(odd[-1])
-            for index in ends.tolist():
-                end = position + index + 1
-                line = tail + chunk[max(0, begin - position) : index]
-                if line.strip(b"\r"):
-                    yield end
-                begin, tail = end, b""
-            # Of a line across chunks, two bytes tell whether it is empty.
-            tail = (tail + chunk[max(0, begin - position) :])[:2]
-            position += len(chunk)
-    if tail.strip(b"\r"):
-        yield position
+def decode(data: bytes) -> str:
+    """Return text in UTF-8 or, where it is none, in Windows-1252; no byte is lost."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        pass
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
-def header(url: str) -> tuple[tuple[str, ...], int]:
-    """Return the column names of a CSV file, and the byte after them.
+def json_rows(lines: Lines) -> Iterator[tuple[ParsedRow, int]]:
+    """Yield each line's object, or why it is none, and the byte after it; skips empty lines."""
+    for line, end in lines:
+        if line.strip():
+            yield as_row(parse_json(line)), end
+
+
+def parse_json(data: bytes) -> object:
+    """Return what JSON says, a ValueError where it is none.
+
+    NaN, Infinity and half an emoji are read too, and whole numbers of any length.
+    """
+    fault = ""
+    if not has_long_number(data):
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            fault = str(error)
+    try:
+        return whole_characters(json.loads(decode(data)))
+    except (ValueError, RecursionError) as error:
+        return ValueError(fault or str(error))
+
+
+def has_long_number(data: bytes) -> bool:
+    """Tell whether there may be a whole number of more than 64 bits; a fast look."""
+    return LONG_NUMBER in data.translate(AS_ZEROS)
+
+
+def whole_characters(value: object) -> object:
+    """Return a value with U+FFFD for each half of a character, which no column can hold."""
+    if isinstance(value, str):
+        return HALVES.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [whole_characters(x) for x in value]
+    if isinstance(value, dict):
+        return {whole_characters(name): whole_characters(x) for name, x in value.items()}
+    return value
+
+
+def as_row(value: object) -> ParsedRow:
+    """Return an object as a row, anything else as an error."""
+    if isinstance(value, ValueError):
+        return {}, f"the line is not JSON: {value}"
+    if not isinstance(value, dict):
+        return {}, f"the line is no JSON object but {type(value).__name__}"
+    return value, None
+
+
+def csv_header(lines: Lines, url: str) -> tuple[tuple[str, ...], str, int]:
+    """Return the names of a CSV file's columns, its delimiter, and the byte after them.
 
     Raises:
         OptionError: there are none, or one occurs twice.
     """
-    end = next(row_ends(url, 0, quotes=True), 0)
-    with open_input(url) as file:
-        line = file.read(end).removeprefix(MARK).decode("utf-8", errors="replace")
-    names = next((tuple(row) for row in csv.reader(io.StringIO(line, newline="")) if row), ())
-    if not names or len(set(names)) != len(names):
-        raise OptionError(
-            f"{url!r} needs a first line with the names of its columns, all different"
-        )
-    return names, end
+    buffer: list[str] = []
+    for line, end in lines:
+        buffer.append(decode(line))
+        text = "".join(buffer)
+        if not text.strip() or text.count('"') % 2:
+            buffer = buffer if text.strip() else []
+            continue
+        bare = re.sub(r'"[^"]*"', "", text)
+        delimiter = max(DELIMITERS, key=bare.count)
+        names = tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter)))
+        if len(set(names)) == len(names) and all(names):
+            return names, delimiter, end
+        break
+    raise OptionError(f"{url!r} needs a first line with the names of its columns, all different")
 
 
-def read_jsonl(data: bytes) -> list[ParsedRow]:
-    """Return each line's object, or why it is none."""
-    return [_parse_json(line) for line in data.split(b"\n") if line.strip(b"\r")]
+def csv_rows(
+    lines: Lines, names: tuple[str, ...], delimiter: str
+) -> Iterator[tuple[ParsedRow, int]]:
+    """Yield each row's fields, an empty one as null, and the byte after it; skips empty lines.
+
+    A line whose quotes do not fit is a row with an error, or read as well as it can be; the next
+    line is a row again.
+    """
+    ahead: deque[Line] = deque()
+
+    def next_line() -> Line | None:
+        return ahead.popleft() if ahead else next(lines, None)
+
+    while (first := next_line()) is not None:
+        taken = [first]
+        if not first[0].strip():
+            continue
+        fields = _fields(taken, next_line, delimiter)
+        if fields is None or (len(fields) != len(names) and len(taken) > 1):
+            ahead.extendleft(reversed(taken[1:]))  # they are rows of their own
+            taken, fields = [first], _plain_fields(decode(first[0]), delimiter, len(names))
+        yield _as_row(fields, names), taken[-1][1]
 
 
-def _parse_json(line: bytes) -> ParsedRow:
+def _fields(
+    taken: list[Line], next_line: Callable[[], Line | None], delimiter: str
+) -> list[str] | None:
+    """Return a row's fields, taking further lines while a quote is open; None if none closes it."""
+
+    def texts() -> Iterator[str]:
+        yield decode(taken[0][0])
+        while (line := next_line()) is not None:
+            taken.append(line)
+            yield decode(line[0])
+
     try:
-        record = orjson.loads(line.removeprefix(MARK))
-    except orjson.JSONDecodeError as error:
-        return {}, f"the line is not JSON: {error}"
-    if not isinstance(record, dict):
-        return {}, f"the line is no JSON object but {type(record).__name__}"
-    return record, None
+        return next(csv.reader(texts(), delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration):
+        return None
 
 
-def read_csv(data: bytes, names: tuple[str, ...]) -> list[ParsedRow]:
-    """Return each row's fields; an empty one is null."""
-    text = data.decode("utf-8", errors="surrogateescape")
-    rows = (row for row in csv.reader(io.StringIO(text, newline="")) if row)
-    return [_parse_fields(row, names) for row in rows]
+def _plain_fields(line: str, delimiter: str, wanted: int) -> list[str]:
+    """Return the fields of one line whose quotes do not fit, by the first dialect that can."""
+    line = line.rstrip("\r\n")
+    dialects: list[type[csv.excel]] = [Escaped] if '\\"' in line else []
+    dialects += [Bare] if line.count('"') % 2 else [Quoted, Bare]
+    found: list[str] = []
+    for dialect in dialects:
+        found = next(csv.reader([line], dialect, delimiter=delimiter), [])
+        if len(found) == wanted:
+            break
+    return found
 
 
-def _parse_fields(row: list[str], names: tuple[str, ...]) -> ParsedRow:
-    if len(row) != len(names):
-        return {}, f"the row has {len(row)} fields, the first line {len(names)}"
-    return {name: value or None for name, value in zip(names, row, strict=True)}, None
+def _as_row(fields: list[str], names: tuple[str, ...]) -> ParsedRow:
+    if len(fields) != len(names):
+        return {}, f"the row has {len(fields)} fields, the first line {len(names)}"
+    return {name: value or None for name, value in zip(names, fields, strict=True)}, None

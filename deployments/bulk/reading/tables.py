@@ -1,28 +1,32 @@
 """The first stage: reads the rows of a block into the columns that the job needs."""
 
-import tarfile
+import itertools
+import os
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.orc
 
-from deployments.bulk.columns import ERROR, IMAGE_EMBEDDING, TEXT_EMBEDDING, add_seconds
+from deployments.bulk.columns import ERROR, INTERNAL, OUTPUT_NAMES, add_seconds
 from deployments.bulk.reading import lines, tars
+from deployments.bulk.reading.batches import BATCHES, Batches, column_of
 from deployments.bulk.reading.blocks import Plan, RowBlock
-from deployments.bulk.reading.files import open_input, read_range
+from deployments.bulk.reading.files import chunks, partitions, shown
+from deployments.bulk.reading.looking import UNREADABLE, read_json
+from deployments.bulk.reading.types import TEXT, Fields, as_text, nested, plain, value_of
 from deployments.model.errors import OptionError
 
 ROW = "row"
 PATH = "path"
-BLOCK = "_block"
-SAMPLE_ROWS = 1000  # of JSONL, from which the types of its columns are taken
-BATCH_ROWS = 1024
+BLOCK = f"{INTERNAL}block"
 
-Fields = Mapping[str, pa.DataType]
+Kept = tuple[str, int, Iterator[Any]]  # Any: rows or batches
+"""What a reader has open: the file, the place of the next row, and what follows."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Layout:
     """Which columns are read.
 
     Attributes:
-        text: column of the texts.
+        text: column of the texts; a field of a column as `meta.text`.
         image: column of the images.
         kept: columns that the output has too.
         types: Arrow type of each column that is read.
@@ -50,58 +54,55 @@ class Layout:
         Raises:
             OptionError: a column that the input does not have, or a name that the output needs.
         """
-        types = column_types(plan)
+        types = dict(plan.types)
+        if plan.kinds == {"images"}:
+            types[PATH] = TEXT
         if text is None and image is None:
             text = "text" if "text" in types else None
-            image = next((name for name in ("image", PATH) if name in types), None)
-            image = None if plan.kind != "images" and image == PATH else image
-        default = {"images": (PATH,), "tar": (tars.KEY,)}.get(plan.kind, ())
+            image = PATH if plan.kinds == {"images"} else "image" if "image" in types else None
+        default = ((PATH,) if plan.kinds == {"images"} else ()) or (
+            (tars.KEY,) if plan.kinds == {"tar"} else ()
+        )
         kept = tuple(dict.fromkeys(kept or default))
         used = [name for name in (text, image, *kept) if name is not None]
-        missing = [name for name in used if name not in types]
+        found = {name: kind for name in used if (kind := nested(types, name)) is not None}
+        missing = [name for name in used if name not in found]
         if missing or (text is None and image is None):
             wanted = f"lacks {', '.join(missing)}" if missing else "has no column text or image"
             raise OptionError(f"the input {wanted}; its columns are {', '.join(types)}")
-        reserved = [name for name in kept if name in (ERROR, TEXT_EMBEDDING, IMAGE_EMBEDDING)]
-        if reserved or any(name.startswith("_") for name in kept):
-            raise OptionError(f"a kept column may not be named {', '.join(reserved) or '_...'}")
-        return cls(text, image, kept, {name: types[name] for name in used})
+        for name in kept:
+            if name in OUTPUT_NAMES or name.startswith(INTERNAL):
+                raise OptionError(f"a kept column may not be named {name}")
+        if image is not None:
+            require_image(image, found[image])
+        return cls(text, image, kept, found)
 
 
-def column_types(plan: Plan) -> Fields:
-    """Return the columns of the input and their types, from its first file."""
-    first = plan.blocks[0]
-    if plan.kind == "images":
-        return {PATH: pa.string()}
-    if plan.kind == "tar":
-        content = {tars.IMAGE: pa.large_binary()}
-        return {name: content.get(name, pa.large_string()) for name in tars.COLUMNS}
-    if plan.kind == "csv":
-        return dict.fromkeys(first.header, pa.large_string())
-    if plan.kind == "parquet":
-        with open_input(first.paths[0]) as file:
-            return {field.name: field.type for field in pq.read_schema(file)}
-    data = read_range(first.paths[0], first.start, first.stop)
-    records = [record for record, error in islice(lines.read_jsonl(data), SAMPLE_ROWS) if not error]
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: guess_type([record.get(name) for record in records]) for name in names}
+def require_image(name: str, kind: pa.DataType) -> None:
+    """Refuse a column that holds no image in each row.
 
-
-def guess_type(values: Sequence[object]) -> pa.DataType:
-    """Return an Arrow type that holds all values, or text where none does."""
-    try:
-        found = pa.array(values).type
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-        return pa.large_string()
-    return pa.large_string() if found in (pa.null(), pa.string()) else found
+    Raises:
+        OptionError: it cannot; says what it is.
+    """
+    names = {field.name for field in kind} if pa.types.is_struct(kind) else set()
+    if pa.types.is_nested(kind) and not names & {"bytes", "path"}:
+        raise OptionError(
+            f"the column {name} is {kind}; an image is bytes, text (path, URL, base64) or a struct "
+            "with bytes and path, one in each row"
+        )
 
 
 class BlockReader:
-    """Reads blocks, given in a column of Python objects, one after the other."""
+    """Reads blocks, given in a column of Python objects, one after the other.
+
+    What follows a block stays open, so that blocks in order read each file once.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._parquet = ParquetRows()
+        self._kept: Kept = ("", 0, iter(()))
+        self._tar: tuple[str, BinaryIO, list[tars.Sample]] | None = None
+        self._json: tuple[str, list[Any]] = ("", [])
 
     def read(self, block: RowBlock) -> pa.Table:
         """Return the block's rows with `row`, `error` and the columns of the layout.
@@ -114,70 +115,115 @@ class BlockReader:
             table = self._read(block)
             if table.num_rows != block.num_rows:
                 raise OptionError(f"{table.num_rows} rows in place of {block.num_rows}")
-        except (OSError, pa.ArrowException, OptionError, tarfile.TarError) as error:
-            reason = f"{block.paths[0]} cannot be read: {error}"
+        except UNREADABLE as error:
+            self._kept = ("", 0, iter(()))
+            reason = f"{shown(block.paths[0])} cannot be read: {error}"
             table = rows_to_table([({}, reason)] * block.num_rows, self._layout.types)
         numbers = range(block.first_row, block.first_row + block.num_rows)
-        if ROW not in table.column_names:
+        if ROW not in self._layout.kept:
             table = table.append_column(ROW, pa.array(numbers, pa.int64()))
         places = pa.array([block.number] * block.num_rows, pa.int64())
         return add_seconds(table.append_column(BLOCK, places), "read", start_s)
 
     def _read(self, block: RowBlock) -> pa.Table:
-        path = block.paths[0]
+        path, types = block.paths[0], self._layout.types
         if block.kind == "images":
-            return rows_to_table([({PATH: x}, None) for x in block.paths], self._layout.types)
-        if block.kind == "parquet":
-            names = list(self._layout.types)
-            table = self._parquet.read(path, block.start, block.stop, names)
-            fields = [pa.field(name, self._layout.types[name]) for name in names]
-            table = table.select(names).cast(pa.schema(fields))
-            return table.append_column(ERROR, pa.nulls(table.num_rows, pa.string()))
-        data = read_range(path, block.start, block.stop)
+            return rows_to_table([({PATH: address(x)}, None) for x in block.paths], types)
+        if block.kind in BATCHES:
+            return self._columns(block, BATCHES[block.kind])
+        rows: list[lines.ParsedRow]
         if block.kind == "tar":
-            return rows_to_table([(x, None) for x in tars.read(data)], self._layout.types)
-        rows = lines.read_csv(data, block.header) if block.kind == "csv" else lines.read_jsonl(data)
-        return rows_to_table(rows, self._layout.types)
+            rows = self._samples(block)
+        elif block.kind == "json":
+            if self._json[0] != path:
+                self._json = (path, read_json(path))
+            values = self._json[1][block.start : block.start + block.num_rows]
+            rows = [lines.as_row(value) for value in values]
+        else:
+            rows = self._lines(block)
+        given = partitions(path)
+        return rows_to_table([({**given, **record}, error) for record, error in rows], types)
 
+    def _samples(self, block: RowBlock) -> list[lines.ParsedRow]:
+        path = block.paths[0]
+        if self._tar is None or self._tar[0] != path:
+            if self._tar is not None:
+                self._tar[1].close()
+            file = tars.open_tar(path)
+            weakref.finalize(self, file.close)
+            self._tar = (path, file, tars.samples_of(file)[0])
+        _, file, samples = self._tar
+        return [tars.read(file, x) for x in samples[block.start : block.start + block.num_rows]]
 
-class ParquetRows:
-    """Reads ranges of rows that follow each other without decoding what was read before."""
+    def _lines(self, block: RowBlock) -> list[lines.ParsedRow]:
+        path = block.paths[0]
+        if self._kept[:2] != (path, block.start):
+            found = lines.lines_of(chunks(path, block.start), block.start)
+            rows = (
+                lines.csv_rows(found, block.header, block.delimiter)
+                if block.kind == "csv"
+                else lines.json_rows(found)
+            )
+            self._kept = (path, block.start, rows)
+        taken = list(itertools.islice(self._kept[2], block.num_rows))
+        self._kept = (path, _next_start(taken), self._kept[2])
+        return [row for row, _ in taken]
 
-    def __init__(self) -> None:
-        self._path = ""
-        self._next_row = 0
-        self._rest: pa.Table | None = None
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-
-    def read(self, path: str, start: int, stop: int, names: list[str]) -> pa.Table:
-        """Return rows from `start` to before `stop`.
-
-        Raises:
-            OSError: the file cannot be read.
-            pa.ArrowException: it is broken.
-        """
-        if path != self._path or start < self._next_row:
-            file = pq.ParquetFile(open_input(path))
-            self._batches = file.iter_batches(BATCH_ROWS, columns=names)
-            self._path, self._next_row, self._rest = path, 0, None
-        self._take(start - self._next_row)
-        return self._take(stop - start)
+    def _columns(self, block: RowBlock, batches: "Batches") -> pa.Table:
+        """Return rows of a file that has columns; what the layout wants of each is cast."""
+        path, types, stop = block.paths[0], self._layout.types, block.start + block.num_rows
+        if self._kept[:2] != (path, block.start):
+            first, found = batches(path, block.start, set(types))
+            self._kept = (path, first, found)
+            self._take(block.start - first)
+        table = self._take(stop - block.start)
+        given = partitions(path)
+        errors: dict[int, str] = {}
+        columns = {
+            name: cast(name, column_of(table, name, given), kind, errors)
+            for name, kind in types.items()
+        }
+        columns[ERROR] = pa.array([errors.get(i) for i in range(table.num_rows)], pa.string())
+        return pa.table(columns)
 
     def _take(self, count: int) -> pa.Table:
-        """Remove and return the next rows."""
-        parts = [] if self._rest is None else [self._rest]
-        while sum(part.num_rows for part in parts) < count:
-            try:
-                parts.append(pa.Table.from_batches([next(self._batches)]))
-            except (StopIteration, OSError, pa.ArrowException) as error:
-                self._path = ""  # the next read starts anew
-                raise OSError(f"fewer than {self._next_row + count} rows: {error}") from error
-        if not parts:
-            return pa.table({})
-        table = pa.concat_tables(parts)
-        self._next_row += count
-        self._rest = table.slice(count)
-        return table.slice(0, count)
+        """Remove and return the next rows; raises OSError where there are fewer."""
+        path, position, batches = self._kept
+        parts: list[pa.RecordBatch] = []
+        left = count
+        while left > 0:
+            batch = next(batches, None)
+            if batch is None:
+                raise OSError(f"fewer than {position + count} rows")
+            parts.append(batch.slice(0, left))
+            if batch.num_rows > left:
+                batches = itertools.chain([batch.slice(left)], batches)
+            left -= parts[-1].num_rows
+        self._kept = (path, position + count, batches)
+        return pa.Table.from_batches(parts) if parts else pa.table({})
+
+
+def address(path: str) -> str:
+    """Return a path as text: one that is not UTF-8 as a URL."""
+    return path if path == shown(path) else f"file://{quote(os.fsencode(path))}"
+
+
+def _next_start(taken: Sequence[tuple[lines.ParsedRow, int]]) -> int:
+    return taken[-1][1] if taken else -1
+
+
+def cast(
+    name: str, column: pa.ChunkedArray, kind: pa.DataType, errors: dict[int, str]
+) -> pa.Array | pa.ChunkedArray:
+    """Return a column as another type; a value that does not fit is null, and an error."""
+    if plain(column.type) == kind and not pa.types.is_nested(kind):
+        return column.cast(kind)
+    if kind == TEXT and not pa.types.is_null(column.type):
+        return pa.array([as_text(value) for value in column.to_pylist()], TEXT)
+    try:
+        return column.cast(kind)
+    except pa.ArrowException:
+        return to_column(name, column.to_pylist(), kind, errors)
 
 
 def rows_to_table(rows: Sequence[tuple[Mapping[str, Any], str | None]], types: Fields) -> pa.Table:
@@ -185,7 +231,7 @@ def rows_to_table(rows: Sequence[tuple[Mapping[str, Any], str | None]], types: F
     errors = {index: error for index, (_, error) in enumerate(rows) if error}
     columns = {}
     for name, kind in types.items():
-        values = [record.get(name) for record, _ in rows]
+        values = [value_of(record, name) for record, _ in rows]
         columns[name] = to_column(name, values, kind, errors)
     columns[ERROR] = pa.array([errors.get(i) for i in range(len(rows))], pa.string())
     return pa.table(columns)
@@ -193,6 +239,11 @@ def rows_to_table(rows: Sequence[tuple[Mapping[str, Any], str | None]], types: F
 
 def to_column(name: str, values: list[Any], kind: pa.DataType, errors: dict[int, str]) -> pa.Array:
     """Return values as a column, null where one does not fit; adds the reason to `errors`."""
+    for index, value in enumerate(values):
+        if isinstance(value, tars.Several):
+            values[index], errors[index] = None, f"{name}: {value}"
+    if kind == TEXT:
+        values = [as_text(value) for value in values]
     try:
         return pa.array(values, kind)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):

@@ -16,7 +16,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("precision", "least"), [("float16", 0.999999), ("int8", 0.9999)])
 def test_fewer_bits_keep_the_direction(precision: columns.Precision, least: float) -> None:
     """Cosines to the exact rows stay near 1; rows of another order do not."""
-    stored = columns.encode(ROWS, precision)
+    stored, _ = columns.encode(ROWS, precision)
     assert cosines(stored, ROWS).min() > least
     assert cosines(stored[::-1], ROWS).max() < 0.9
 
@@ -24,21 +24,40 @@ def test_fewer_bits_keep_the_direction(precision: columns.Precision, least: floa
 def test_binary_keeps_the_signs() -> None:
     """Bit 7 of the first byte is the sign of the first component."""
     row = np.array([[0.5, -0.5, 0.1, 0.0, -1, -1, -1, 1]], dtype=np.float32)
-    assert columns.encode(row, "binary").tolist() == [[0b10100001]]
+    assert columns.encode(row, "binary")[0].tolist() == [[0b10100001]]
 
 
 def test_vectors_stand_in_their_rows_and_others_are_null() -> None:
     """Rows without a vector are null, not zero."""
-    column = columns.vector_column({2: ROWS[0], 0: ROWS[1]}, 3, 64, "float32")
+    column, scales = columns.vector_columns({2: ROWS[0], 0: ROWS[1]}, 3, 64, "float32")
+    assert scales is None
     assert column.type == pa.list_(pa.float32(), 64)
     assert column.is_valid().to_pylist() == [True, False, True]
     np.testing.assert_array_equal(column[2].as_py(), ROWS[0])
     np.testing.assert_array_equal(column[0].as_py(), ROWS[1])
 
 
+def test_int8_rows_times_their_scales_rank_as_the_vectors_do() -> None:
+    """By inner products; the whole numbers alone do not, since their lengths differ."""
+    rows = ROWS * np.linspace(0.5, 1, len(ROWS), dtype=np.float32)[:, None]
+    column, scales = columns.vector_columns(dict(enumerate(rows)), len(rows), 64, "int8")
+    numbers = np.array(column.to_pylist(), np.float32)
+    exact = np.argsort(-(rows @ rows.T), axis=1)[:, :6]
+    scaled = numbers * np.array(scales.to_pylist(), np.float32)[:, None]
+    np.testing.assert_allclose(scaled, rows, atol=np.abs(rows).max() / 127 / 2 + 1e-6)
+
+    def agreement(vectors: np.ndarray) -> float:
+        found = np.argsort(-(vectors @ vectors.T), axis=1)[:, :6]
+        same = [len({*a} & {*b}) / 6 for a, b in zip(exact, found, strict=True)]
+        return float(np.mean(same))
+
+    assert agreement(scaled) > 0.97
+    assert agreement(numbers) < agreement(scaled)
+
+
 def test_no_vectors_at_all_is_a_column_of_nulls() -> None:
     """A block whose rows all failed has the type of the others."""
-    column = columns.vector_column({}, 2, 64, "binary")
+    column, _ = columns.vector_columns({}, 2, 64, "binary")
     assert column.type == pa.list_(pa.uint8(), 8)
     assert column.null_count == 2
 

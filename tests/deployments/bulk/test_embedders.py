@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from deployments.bulk.columns import ENCODED, PIXELS, TOKEN_IDS
 from deployments.bulk.embedders import ImageEmbedder, TextEmbedder, with_vectors
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.prepare import RowPreparer, locate
@@ -66,7 +67,7 @@ def test_pictures_get_the_vectors_of_the_model(
     images = [inputs.picture(i, name) for i, name in enumerate(formats)]
     rows = {"i": [*images, None, b"broken", images[0][: len(images[0]) // 2]]}
     prepared = RowPreparer(options)(rows)
-    assert ("_encoded" in prepared.column_names) is on_gpu
+    assert (ENCODED in prepared.column_names) is on_gpu
     table = ImageEmbedder(options)(prepared)
     found = table["image_embedding"]
     assert found.is_valid().to_pylist() == [True] * 60 + [False] * 3
@@ -110,8 +111,8 @@ def test_each_kind_of_bad_row_has_its_reason(
     assert "No such file" in errors[2]
     assert errors[3].startswith("image: ")
     assert errors[4] == "the row is empty: t and i null"
-    assert table["_token_ids"].is_valid().to_pylist() == [True, False, False, True, False, False]
-    assert table["_pixels"].is_valid().to_pylist() == [True] + [False] * 5
+    assert table[TOKEN_IDS].is_valid().to_pylist() == [True, False, False, True, False, False]
+    assert table[PIXELS].is_valid().to_pylist() == [True] + [False] * 5
 
 
 def _objects(values: list[str | None]) -> pa.Array:
@@ -123,7 +124,7 @@ def test_truncation_is_only_on_demand(make_options: Callable[..., EmbedOptions])
     """With it a long text has as many tokens as the model takes."""
     table = RowPreparer(make_options(text="t", truncate=True))({"t": ["x " * 9000]})
     assert table["error"].to_pylist() == [None]
-    assert len(table["_token_ids"][0]) == 8192
+    assert len(table[TOKEN_IDS][0]) == 8192
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
+from safetensors.numpy import load_file, save_file
 
 from deployments.bulk import TooManyErrorsError, embed, estimate, prepare
 from deployments.bulk.options import EmbedOptions
@@ -151,6 +153,34 @@ def test_a_finished_job_is_not_computed_again(mixed: Path, reduced_folder: Path)
     assert limited.exit_code == 4
 
 
+@pytest.mark.usefixtures("done")
+def test_a_new_model_is_embedded_beside_the_old(
+    mixed: Path, tmp_path: Path, reduced_folder: Path, inputs: Any
+) -> None:
+    """The report says how the rows moved; the old output stays, and the same model is refused."""
+    old, second = mixed.parent / "out", tmp_path / "second"
+    shutil.copytree(reduced_folder, second)
+    tensors = load_file(second / "model.safetensors")
+    save_file({name: x * 1.05 + 0.002 for name, x in tensors.items()}, second / "model.safetensors")
+    arguments = (mixed, tmp_path / "new", "--block-rows", 3, "--json", "--reembed", old)
+    before = sorted(path.stat().st_mtime_ns for path in old.iterdir())
+    refused = command(*arguments, "--id", "id", "--keep", "text", source=reduced_folder)
+    assert refused.exit_code == 1
+    assert "nothing to compute" in refused.stderr
+    job = command(*arguments, source=second)
+    assert job.exit_code == 3, job.output  # as the old one, for its bad rows
+    found = json.loads(job.stdout)["reembed"]
+    assert (found["old_rows"], found["new_rows"], found["missing_rows"]) == (16, 16, 0)
+    tables = [inputs.rows_of(x)["text_embedding"].drop_null() for x in (old, tmp_path / "new")]
+    rows = [np.array(table.to_pylist()) for table in tables]
+    change = found["changes"]["text_embedding"]
+    assert (change["rows"], change["lost"]) == (len(rows[0]), 0)
+    assert change["cosine"] == pytest.approx((rows[0] * rows[1]).sum(axis=1).mean(), abs=1e-5)
+    stated = json.loads((tmp_path / "new" / "_manifest.json").read_text())
+    assert stated["vectors"]["fingerprint"] != stated["replaced_vectors"]["fingerprint"]
+    assert sorted(path.stat().st_mtime_ns for path in old.iterdir()) == before
+
+
 def test_a_bad_command_line_starts_nothing(mixed: Path, reduced_folder: Path) -> None:
     """The message names the value."""
     bad = command(mixed, mixed.parent / "no", "--text-replicas", "x", source=reduced_folder)
@@ -215,10 +245,25 @@ def test_a_dataset_of_ones_own_is_embedded(make_options: Options, reduced: ClipM
     rows = [{"title": text, "n": i} for i, text in enumerate(["b", "a", "", "b"])]
     dataset = embed(ray.data.from_items(rows), make_options(text="title", precision="int8"))
     found = sorted(dataset.take_all(), key=lambda row: row["n"])
-    assert set(found[0]) == {"title", "n", "text_embedding", "error"}
+    assert set(found[0]) == {"title", "n", "text_embedding", "text_scale", "error"}
     exact = reduced.encode_text(["b", "a", "", "b"])
     stored = np.array([row["text_embedding"] for row in found], dtype=np.float32)
     stored /= np.linalg.norm(stored, axis=1, keepdims=True)
     assert (stored * exact).sum(axis=1).min() > 0.999
     with pytest.raises(OptionError, match="neither a text nor an image column"):
         embed(ray.data.from_items(rows), make_options())
+
+
+def test_what_embed_returns_goes_to_any_writer_of_ray_data(
+    tmp_path: Path, make_options: Options, reduced: ClipModel
+) -> None:
+    """Here a Delta table: its own reader gives the rows back."""
+    import deltalake
+    import ray
+
+    rows = [{"title": text, "n": i} for i, text in enumerate(["b", "a", "c"])]
+    embed(ray.data.from_items(rows), make_options(text="title")).write_delta(str(tmp_path / "t"))
+    table = deltalake.DeltaTable(tmp_path / "t").to_pyarrow_table().sort_by("n")
+    assert table["title"].to_pylist() == ["b", "a", "c"]
+    expected = reduced.encode_text(["b", "a", "c"])
+    np.testing.assert_allclose(table["text_embedding"].to_pylist(), expected, atol=1e-5)

@@ -6,12 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.bulk.columns import vector_column
+from deployments.bulk.columns import vector_columns
 from deployments.bulk.identity import Identity
 from deployments.bulk.output import BlockWriter, OutputFolder
+from deployments.bulk.reading.tables import BLOCK
 from deployments.model.errors import OptionError
 
-IDENTITY = Identity("m", "abc", 4, "float32", "", "auto", False, "{}", "123")
+IDENTITY = Identity("m", "abc", 4, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
 
 
 def block(number: int, rows: int) -> pa.Table:
@@ -19,9 +20,9 @@ def block(number: int, rows: int) -> pa.Table:
         {
             "id": [f"{number}-{i}" for i in range(rows)],
             "row": list(range(rows)),
-            "text_embedding": vector_column({}, rows, 4, "float32"),
+            "text_embedding": vector_columns({}, rows, 4, "float32")[0],
             "error": pa.array(["bad"] * rows, pa.string()),
-            "_block": [number] * rows,
+            BLOCK: [number] * rows,
         }
     )
 
@@ -30,8 +31,8 @@ def block(number: int, rows: int) -> pa.Table:
 def folder(tmp_path: Path) -> OutputFolder:
     """An output with two finished blocks of three."""
     output = OutputFolder(str(tmp_path / "out"))
-    assert output.begin(IDENTITY, resume=False) == set()
-    writer = BlockWriter(output.url, IDENTITY, ("id",), {0: 2, 1: 2, 2: 1})
+    assert output.begin(IDENTITY, resume=False) == {}
+    writer = BlockWriter(output, IDENTITY, ("id",), {0: 2, 1: 2, 2: 1})
     for number in (0, 1):
         assert writer(block(number, 2)).to_pylist()[0]["errors"] == 2
     return output
@@ -41,9 +42,8 @@ def test_finished_blocks_are_known_by_their_names(folder: OutputFolder) -> None:
     """A file that was being written when the job was killed is none, and is removed."""
     partial = Path(folder.url) / ".block-00000002.parquet.77"
     partial.write_bytes(b"half")
-    assert folder.begin(IDENTITY, resume=True) == {0, 1}
+    assert folder.begin(IDENTITY, resume=True) == {0: 2, 1: 2}
     assert not partial.exists()
-    assert folder.errors_of(1) == 2
 
 
 def test_a_finished_job_is_not_written_over(folder: OutputFolder) -> None:
@@ -90,7 +90,7 @@ def test_a_job_of_another_version_is_refused(folder: OutputFolder) -> None:
 
 def test_a_block_in_pieces_is_never_written(folder: OutputFolder) -> None:
     """Part of a block, or two at once, would be lost or doubled rows."""
-    writer = BlockWriter(folder.url, IDENTITY, ("id",), {2: 2, 3: 2})
+    writer = BlockWriter(folder, IDENTITY, ("id",), {2: 2, 3: 2})
     for table in (block(2, 1), pa.concat_tables([block(2, 1), block(3, 1)])):
         with pytest.raises(RuntimeError, match="no whole block"):
             writer(table)

@@ -28,9 +28,10 @@ def test_the_summary_adds_up_this_run_and_the_whole() -> None:
     progress.add(FIGURES)
     progress.add(FIGURES)
     now[0] = 4.0
-    summary = progress.summary("out", blocks=3, resumed_blocks=1)
+    summary = progress.summary("out", blocks=3, resumed_blocks=1, lost={"a": "broken"})
     assert (summary.rows, summary.total_rows, summary.total_errors) == (200, 300, 4)
     assert (summary.rows_per_s, summary.tokens_per_s, summary.images_per_s) == (50, 500, 5)
+    assert summary.lost == {"a": "broken"}
     assert summary.stage_s == dict.fromkeys(("read", "prepare", "text", "vision", "write"), 1.0)
 
 

@@ -14,6 +14,7 @@ from deployments.bulk.columns import Batch, as_table
 from deployments.bulk.embedders import TextEmbedder
 from deployments.bulk.job import prepare
 from deployments.bulk.options import EmbedOptions
+from deployments.bulk.reading.tables import BLOCK
 
 BLOCK_ROWS = 4
 BLOCKS_AHEAD = 1  # beyond the one that the tower works on
@@ -27,7 +28,7 @@ class TracedEmbedder(TextEmbedder):
 
     def __call__(self, batch: Batch) -> pa.Table:
         """Embed one block."""
-        number = as_table(batch)["_block"][0].as_py()
+        number = as_table(batch)[BLOCK][0].as_py()
         with self.trace.open("a") as file:
             file.write(json.dumps([number, os.getpid()]) + "\n")
         time.sleep(PACE_S)
@@ -43,7 +44,7 @@ def main(source: str, output: str, trace: str, options: str) -> None:
         source,
         output,
         EmbedOptions.model_validate_json(options),
-        ("id",),
+        key="id",
         block_rows=BLOCK_ROWS,
         blocks_ahead=BLOCKS_AHEAD,
     )

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from deployments.autoscaling import Targets
 from deployments.plan.bound import clairvoyant, interval_lengths
 from deployments.plan.load import Load
 from deployments.plan.policies import work_based
 from deployments.plan.simulation import simulate
 from deployments.plan.tower import Tower
+from deployments.rehearsal import Targets
 
 TOWER = Tower(rate=10.0, startup_s=40.0)
 
@@ -55,7 +55,7 @@ def test_no_policy_that_is_always_on_time_is_below_the_bound(seed: int) -> None:
     cost = np.ceil(rng.pareto(1.5, 3000) * 10).clip(1, 250)
     random = Load.of(times_s, cost, cost, 3000.0)
     tower = Tower(rate=10.0, slack_s=2.0)
-    outcome = simulate(random, tower, work_based(tower, Targets(1e9, headroom=6.0)))
+    outcome = simulate(random, tower, work_based(tower, Targets(1e9, on_time=0.999)))
     if outcome.share_on_time < 1:
         outcome = simulate(random, tower, lambda view: 40)
     bound = clairvoyant(random, tower)

@@ -13,7 +13,10 @@ from PIL import Image
 from rich.console import Console
 
 from deployments import plan
-from deployments.plan.report import PlanReport, PolicyReport, best, thinned, undominated
+from deployments.plan.load import Load
+from deployments.plan.planning import standing
+from deployments.plan.report import PlanReport, PolicyReport, best, thinned
+from deployments.plan.tower import Tower
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +44,11 @@ def text_of(report: PlanReport, columns: int = 160) -> str:
 def test_a_plan_reports_each_tower_and_policy(report: PlanReport) -> None:
     """Text stays at one replica, images need five and a half; both policies are there."""
     text, vision = report.modalities
-    assert [policy.name for policy in vision.policies] == ["work", "request count"]
-    assert set(text.policies[0].replicas) == {1}
-    assert vision.bound.peak_replicas >= 5
-    assert max(vision.policies[0].replicas) >= vision.bound.peak_replicas
+    (start,) = vision.starts
+    assert [policy.name for policy in start.policies] == ["rehearsed", "Ray count"]
+    assert set(text.starts[0].policies[0].replicas) == {1}
+    assert start.bound.peak_replicas >= 5
+    assert max(start.policies[0].replicas) >= start.bound.peak_replicas
     assert vision.num_items == vision.cost
     assert text.num_items == text.num_requests == 1200
 
@@ -52,44 +56,92 @@ def test_a_plan_reports_each_tower_and_policy(report: PlanReport) -> None:
 def test_the_json_is_the_report(report: PlanReport) -> None:
     """It survives a round trip and carries the numbers of the table."""
     data = json.loads(json.dumps(report.to_json()))
-    policy = data["modalities"][1]["policies"][0]
-    assert policy["gpu_hours"] == report.modalities[1].policies[0].gpu_hours
-    assert policy["replicas"] == list(report.modalities[1].policies[0].replicas)
+    policy = data["modalities"][1]["starts"][0]["policies"][0]
+    ours = report.modalities[1].starts[0].policies[0]
+    assert policy["gpu_hours"] == ours.gpu_hours
+    assert policy["replicas"] == list(ours.replicas)
 
 
 def test_the_table_names_what_was_measured(report: PlanReport) -> None:
     """Policies, bound and units are there for a person to read."""
     shown = text_of(report)
-    for word in ("request count", "bound", "GPU-hours", "p99", "refused", "1,200 requests"):
+    for word in (
+        "Ray count",
+        "rehearsed",
+        "bound",
+        "GPU-hours",
+        "p99",
+        "refused",
+        "1,200 requests",
+    ):
         assert word in shown
 
 
 def test_the_table_fits_80_columns(report: PlanReport) -> None:
     """No cell is broken over lines or cut short, whatever the numbers."""
     vision = report.modalities[1]
-    large = replace(vision.policies[1], gpu_hours=123456.7, num_refused=1234567)
-    modality = replace(vision, policies=(vision.policies[0], large))
+    ours, count = vision.starts[0].policies
+    large = replace(count, gpu_hours=123456.7, num_refused=1234567)
+    start = replace(vision.starts[0], policies=(ours, large))
+    modality = replace(vision, starts=(start,))
     shown = text_of(replace(report, modalities=(modality,)), 80)
     assert max(map(len, shown.splitlines())) <= 80
     row = next(x for x in shown.splitlines() if "123,456.7" in x)
-    assert row.split()[:2] == ["request", "count"]
+    assert row.split()[:2] == ["Ray", "count"]
     assert row.split()[-1] == "1,234,567"
     assert "…" not in shown
 
 
-def test_a_sweep_draws_the_frontier_and_suggests(options: plan.PlanOptions) -> None:
-    """Both policies over their settings; the suggestion is one of ours; text has none to make."""
-    text, vision = plan.run(replace(options, sweep=True)).modalities
-    assert {point.name for point in vision.frontier} == {"work", "request count"}
-    assert text.frontier == ()
-    assert "nothing to tune" in text.suggestion
-    assert "headroom=" in vision.suggestion or "no setting" in vision.suggestion
+def test_against_all_shows_each_policy_at_its_best(options: plan.PlanOptions) -> None:
+    """For each start-up: ours, and of the others the cheapest setting with 99% on time."""
+    every = replace(options, against="all", startups_s=(20.0, 40.0))
+    _, vision = plan.run(every).modalities
+    assert [start.startup_s for start in vision.starts] == [20.0, 40.0]
+    for start in vision.starts:
+        assert [policy.name for policy in start.policies] == [
+            "rehearsed",
+            "Ray count",
+            "HPA utilization",
+            "KEDA rate",
+            "queue length",
+            "token velocity",
+            "forecast",
+            "Chiron",
+        ]
+        for shown in start.policies[1:]:
+            same = [x for x in start.tried if x.name == shown.name]
+            enough = [x.gpu_hours for x in same if x.share_on_time >= 0.99]
+            most = max(x.share_on_time for x in same)
+            assert shown.gpu_hours == min(enough) if enough else shown.share_on_time == most
+            assert len({x.setting for x in same}) == len(same) > 5
+
+
+def test_where_starts_are_too_slow_a_standing_capacity_is_named(
+    options: plan.PlanOptions,
+) -> None:
+    """Ten quiet minutes, then twenty times the images: late at 120 s, and what would not be."""
+    late = plan.run(replace(options, startups_s=(120.0,)))
+    vision = late.modalities[1]
+    (start,) = vision.starts
+    assert start.policies[0].share_on_time < 0.99
+    assert start.sooner.share_on_time > start.policies[0].share_on_time
+    assert [each.share for each in vision.standing] == [0.95, 0.99, 0.999]
+    assert 5 <= vision.standing[0].replicas <= vision.standing[2].replicas <= 8
+    assert "always there" in text_of(late)
+
+
+def test_a_standing_capacity_is_the_smallest() -> None:
+    """12 a second at 10 a replica for an hour: one is ever later, two keep all on time."""
+    times_s = np.arange(0, 3600, 1 / 12)
+    even = Load.of(times_s, np.ones(len(times_s)), np.ones(len(times_s)), 3600.0)
+    (found,) = standing(even, Tower(rate=10.0), [0.99])
+    assert (found.replicas, found.gpu_hours) == (2, 2.0)
 
 
 def test_budgets_refuse_in_a_plan(options: plan.PlanOptions) -> None:
     """With room for 100 images the episode's beginning is refused in part."""
     _, vision = plan.run(replace(options, max_queued_images=100)).modalities
-    assert vision.policies[0].num_refused > 0
+    assert vision.starts[0].policies[0].num_refused > 0
 
 
 def test_a_tower_without_load_is_left_out(tmp_path: Path) -> None:
@@ -101,7 +153,7 @@ def test_a_tower_without_load_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("scale", 0.0), ("text_rate", -1.0), ("startup_s", -1.0)]
+    ("option", "value"), [("scale", 0.0), ("text_rate", -1.0), ("slack_s", -1.0)]
 )
 def test_impossible_options_are_refused(option: str, value: float) -> None:
     """The message names the option and its value."""
@@ -142,21 +194,10 @@ def point() -> Callable[[str, float, float], PolicyReport]:
 def test_the_best_setting_is_the_cheapest_that_suffices(
     point: Callable[[str, float, float], PolicyReport],
 ) -> None:
-    """Neither the cheapest of all nor the one most on time; none where none suffices."""
-    points = (point("work", 0.98, 1.0), point("work", 0.992, 3.0), point("work", 1.0, 5.0))
-    found = best(points, "work", 0.99)
-    assert found is not None
-    assert found.gpu_hours == 3.0
-    assert best(points, "request count", 0.99) is None
-    assert best(points[:1], "work", 0.99) is None
-
-
-def test_dominated_settings_are_not_shown(
-    point: Callable[[str, float, float], PolicyReport],
-) -> None:
-    """Dearer and no better is left out, policy by policy."""
-    points = (point("a", 0.9, 1.0), point("a", 0.9, 2.0), point("a", 0.95, 3.0), point("b", 0.5, 9))
-    assert [x.gpu_hours for x in undominated(points)] == [1.0, 3.0, 9]
+    """Neither the cheapest of all nor the one most on time; where none suffices, the latter."""
+    points = (point("a", 0.98, 1.0), point("a", 0.992, 3.0), point("a", 1.0, 5.0))
+    late = (point("b", 0.5, 1.0), point("b", 0.9, 2.0))
+    assert [x.gpu_hours for x in best((*points, *late), 0.99)] == [3.0, 2.0]
 
 
 def test_a_thinned_series_keeps_the_peaks() -> None:

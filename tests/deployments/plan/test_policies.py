@@ -7,7 +7,6 @@ import pytest
 from ray.serve.autoscaling_policy import _apply_delay_logic, _apply_scaling_factors
 from ray.serve.config import AutoscalingConfig
 
-from deployments.autoscaling import Targets
 from deployments.plan.load import Load
 from deployments.plan.policies import (
     RequestCount,
@@ -18,13 +17,14 @@ from deployments.plan.policies import (
 )
 from deployments.plan.simulation import View, simulate
 from deployments.plan.tower import Tower
+from deployments.rehearsal import Targets
 
-TARGETS = Targets(work_per_replica=1e9)
+TARGETS = Targets(work_per_replica=1e9, startup_s=20.0)
 
 
 def view(now_s: float, target: int = 1, running: int = 1, ongoing: float = 0.0) -> View:
     none, counts = np.zeros(1), (np.array([running]), np.array([target]))
-    return View(now_s, none.copy(), none, 0.0, lambda: np.array([ongoing]), *counts)
+    return View(now_s, none.copy(), 0.0, none, 0.0, lambda: np.array([ongoing]), *counts)
 
 
 def steady_load(per_s: float, cost: float, duration_s: float) -> Load:
@@ -82,10 +82,10 @@ def test_request_count_is_the_mean_in_progress_over_its_target() -> None:
 
 
 def test_work_needs_as_many_replicas_as_it_fills() -> None:
-    """Requests of 20 at 10 a second on replicas of 50: 4, and 5.2 with the headroom."""
+    """Requests of 20 at 10 a second on replicas of 50 fill 4; with what they vary by, 5 or 6."""
     tower = Tower(rate=50.0, piece=20.0)
     outcome = simulate(steady_load(10.0, 20.0, 1200.0), tower, work_based(tower, TARGETS))
-    assert set(outcome.replicas.tolist()) <= {6, 7, 8}
+    assert set(outcome.replicas.tolist()) <= {5, 6}
     assert outcome.share_on_time > 0.999
     tight = simulate(steady_load(10.0, 20.0, 1200.0), tower, lambda view: 3)
     assert tight.share_on_time < 0.5

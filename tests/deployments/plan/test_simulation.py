@@ -127,6 +127,19 @@ def test_a_request_above_the_whole_budget_is_served_alone() -> None:
     assert np.isinf(outcome.delay_s).tolist() == [False, True]
 
 
+def test_what_is_refused_has_arrived_and_is_not_served() -> None:
+    """A policy sees the demand that did not fit: of 80 at once 40 are refused, and 40 served."""
+    seen: list[tuple[float, float]] = []
+
+    def watch(view: View) -> np.ndarray:
+        seen.append((view.arrived, view.served.item()))
+        return np.array([1])
+
+    tower = Tower(rate=10.0, max_queued=50.0)
+    simulate(load([10.0] * 4, [20.0] * 4), tower, watch, 0.0)
+    assert seen[-1] == (80.0, 40.0)
+
+
 def test_served_and_refused_are_all_that_arrived() -> None:
     """Under overload every request is either answered or refused, and the budget is kept."""
     rng = np.random.default_rng(2)

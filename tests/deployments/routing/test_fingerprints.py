@@ -15,7 +15,7 @@ class Client:
     def __init__(self, now="one") -> None:
         self.now, self.asked, self.silent = now, 0, False
 
-    async def fingerprint(self, anew=False) -> str:
+    async def fingerprint(self, anew=False, wake=False) -> str:
         if not anew:
             return "one"
         self.asked += 1

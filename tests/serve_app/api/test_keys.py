@@ -122,38 +122,42 @@ def test_an_unset_variable_and_a_missing_file_let_nobody_in(tmp_path):
         ring(str(tmp_path / "none.yaml"))
 
 
-def test_the_rate_of_a_key_refills_evenly(write):
+async def test_the_rate_of_a_key_refills_evenly(write):
     """Sixty a minute: a burst of sixty, then one each second; another key is not held up."""
     clock = Time()
     path = write([entry("a", "one", requests_per_minute=60), entry("b", "two")])
     keys = ring(path, clock)
     one, two = keys.find("Bearer one"), keys.find("Bearer two")
 
-    def send(key) -> None:
-        with keys.admit(key, 1):
+    async def send(key) -> None:
+        async with keys.admit(key, 1):
             pass
 
     for _ in range(60):
-        send(one)
+        await send(one)
     with pytest.raises(RateLimitError) as error:
-        send(one)
+        await send(one)
     assert error.value.retry_after_s == pytest.approx(1)
-    send(two)
+    await send(two)
     clock.now_s += 1.01
-    send(one)
+    await send(one)
     with pytest.raises(RateLimitError):
-        send(one)
+        await send(one)
 
 
-def test_a_key_has_so_many_requests_under_way_and_so_many_items(write):
+async def test_a_key_has_so_many_requests_under_way_and_so_many_items(write):
     """Further requests are refused until one ends, however it ends."""
     keys = ring(write([entry("a", "one", max_concurrent_requests=1, max_items_per_request=8)]))
     key = keys.find("Bearer one")
-    with pytest.raises(RequestTooLargeError), keys.admit(key, 9):
-        pass
-    with keys.admit(key, 8), pytest.raises(OverloadedError), keys.admit(key, 1):
-        pass
-    with pytest.raises(KeyError), keys.admit(key, 1):
-        raise KeyError
-    with keys.admit(key, 1):
+    with pytest.raises(RequestTooLargeError):
+        async with keys.admit(key, 9):
+            pass
+    async with keys.admit(key, 8):
+        with pytest.raises(OverloadedError):
+            async with keys.admit(key, 1):
+                pass
+    with pytest.raises(KeyError):
+        async with keys.admit(key, 1):
+            raise KeyError
+    async with keys.admit(key, 1):
         pass

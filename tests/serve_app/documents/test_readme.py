@@ -1,5 +1,6 @@
 """The README's commands and snippets, run as they stand."""
 
+import gzip
 import json
 import shlex
 import subprocess
@@ -50,7 +51,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = ["a red apple", "\u8d64\u3044\u308a\u3093\u3054"]
     pq.write_table(pa.table({"id": [1, 2], "text": texts}), tmp_path / "data.parquet")
     lines = [f"{second},{100 + second % 7},{second % 5}" for second in range(300)]
-    (tmp_path / "traffic.csv").write_text("\n".join(["time,tokens,images", *lines]))
+    traffic = "\n".join(["time,tokens,images", *lines])
+    (tmp_path / "traffic.csv").write_text(traffic)
+    (tmp_path / "traffic.csv.gz").write_bytes(gzip.compress(traffic.encode()))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -6,13 +6,14 @@ The stand-in parses, embeds and renders with the product's own code, in one proc
 import asyncio
 import base64
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -30,15 +31,23 @@ from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from deployments.model.output import finish
 from deployments.routing.admission import Budget
+from deployments.routing.classification import Labels, classified
 from serve_app import gallery
 from serve_app.api import rendering
 from serve_app.api.body import read_body
+from serve_app.api.classification import answer_of
 from serve_app.api.exchange import Clock, json_response, on_error
-from serve_app.api.request import EmbeddingRequest, parse
+from serve_app.api.request import (
+    ClassificationRequest,
+    EmbeddingRequest,
+    ItemsRequest,
+    parse_as,
+)
 from serve_app.api.served import Served, models_of
 from serve_app.listening import LOOPBACK, free_port
 from serve_app.playground import routes as playground
 
+R = TypeVar("R", bound=ItemsRequest)
 PREFIX = "/clip"
 SLOW = b"slow"  # requests with this word take a while
 SLOW_S = 1.0
@@ -59,6 +68,7 @@ class StandIn:
         """The routes below a prefix, as Ray Serve mounts them."""
         api = [
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+            Route("/v1/classify", self.classify, methods=["POST"]),
             Route("/v1/models", self.models),
         ]
         return Starlette(
@@ -73,16 +83,34 @@ class StandIn:
             return await on_error(request, error)
         return json_response(models_of(self.served, {"text": "t1", "vision": "v1"}))
 
+    async def read(self, request: Request, shape: type[R]) -> R:
+        self.check_key(request)
+        with Budget("bytes", 100_000_000).hold("interactive") as hold:
+            body = await read_body(request, self.served.config.router, hold)
+        asked = parse_as(shape, body, self.served)
+        self.bodies.append(json.loads(body))
+        if SLOW in body:
+            await asyncio.sleep(SLOW_S)
+        return asked
+
+    async def classify(self, request: Request) -> Response:
+        try:
+            asked = await self.read(request, ClassificationRequest)
+            labels = Labels.read(asked.labels, 512)
+            items = [*asked.items, *map(TextItem, labels.texts)]
+            whole = EmbeddingRequest.model_construct(items=items, dimensions=None)
+            answer = await asyncio.to_thread(self.embed, whole)
+        except Exception as error:  # noqa: BLE001 - as the ingress does
+            return await on_error(request, error)
+        scale = math.exp(self.model.logit_scale) if asked.logit_scale else 1.0
+        return json_response(
+            answer_of(classified(answer, labels, scale, partial=False), self.served)
+        )
+
     async def embeddings(self, request: Request) -> Response:
         clock = Clock()
         try:
-            self.check_key(request)
-            with Budget("bytes", 100_000_000).hold("interactive") as hold:
-                body = await read_body(request, self.served.config.router, hold)
-            asked = parse(body, self.served)
-            self.bodies.append(json.loads(body))
-            if SLOW in body:
-                await asyncio.sleep(SLOW_S)
+            asked = await self.read(request, EmbeddingRequest)
             answer = await asyncio.to_thread(self.embed, asked)
         except Exception as error:  # noqa: BLE001 - as the ingress does
             return await on_error(request, error)

@@ -1,3 +1,5 @@
+"""JSON and CSV as other programs leave them."""
+
 import csv
 import io
 import json
@@ -5,76 +7,141 @@ from pathlib import Path
 
 import pytest
 
-from deployments.bulk.reading import lines
-from deployments.model.errors import OptionError
+from deployments.bulk.reading import files
+from deployments.bulk.reading.blocks import cut_input
+from tests.deployments.bulk.reading.reading import read_all, rows_of
 
 CSV = 'id,text\r\n1,"two\nlines, ""quoted"""\r\n\r\n2,plain\r\n3,"three\n\n\nlines"\n4,last'
 
 
-def spans(path: Path, rows: int, start: int = 0, quotes: bool = False) -> list[tuple[int, ...]]:
-    return list(lines.spans(str(path), rows, start, quotes))
-
-
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 5, 7, 11, 1000])
-@pytest.mark.parametrize("rows", [1, 2, 3, 100])
-def test_csv_is_cut_where_the_csv_module_sees_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, rows: int
-) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_csv_is_cut_where_the_csv_module_sees_rows(tmp_path, monkeypatch, chunk_bytes, rows):
     """Newlines in quotes and empty lines end no row, wherever the chunks end."""
-    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(files, "CHUNK_BYTES", chunk_bytes)
     path = tmp_path / "a.csv"
     path.write_bytes(CSV.encode())
-    names, body = lines.header(str(path))
-    assert names == ("id", "text")
-    found = []
-    for start, stop, count in spans(path, rows, body, quotes=True):
-        part = lines.read_csv(CSV.encode()[start:stop], names)
-        assert len(part) == count <= rows
-        found += [tuple(record.values()) for record, error in part if error is None]
     expected = [tuple(row) for row in csv.reader(io.StringIO(CSV, newline="")) if row][1:]
-    assert found == expected
+    assert [row[:2] for row in rows_of(path, "id", "text", block_rows=rows)] == expected
     assert len(expected) == 4
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 2, 9, 1000])
-def test_jsonl_is_cut_between_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
-) -> None:
-    """Each line that is not empty is one row, a last one without newline too."""
-    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk_bytes)
-    rows = [{"id": i, "text": 'a "quote' * (i % 3)} for i in range(7)]
-    data = ("\r\n\n".join(json.dumps(row) for row in rows)).encode()
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(data)
-    found = spans(path, 3)
-    assert [count for _, _, count in found] == [3, 3, 1]
-    parsed = [row for start, stop, _ in found for row in lines.read_jsonl(data[start:stop])]
-    assert parsed == [(row, None) for row in rows]
+SHOPS = {
+    "an inch mark in a field": (b'id,text\n1,TV 55" wall\n2,red\n', ['TV 55" wall', "red"]),
+    "two of them, rows apart": (b'id,text\n1,5" x\n2,red\n3,7" y\n', ['5" x', "red", '7" y']),
+    "a quote that nobody closes": (
+        b'id,text\n1,"red\n2,blue\n3,green\n',
+        ['"red', "blue", "green"],
+    ),
+    "two such, rows apart": (b'id,text\n1,"a\n2,b\n3,"c\n4,d\n', ['"a', "b", '"c', "d"]),
+    "quotes escaped by backslashes": (
+        b'id,text\n1,"he said \\"hi\\", twice"\n2,ok\n',
+        ['he said "hi", twice', "ok"],
+    ),
+    "bare returns": (b"id,text\r1,red\r2,blue\r", ["red", "blue"]),
+    "semicolons": (b"id;text\n1;red, blue\n2;green\n", ["red, blue", "green"]),
+    "tabs": (b"id\ttext\n1\tred, blue\n", ["red, blue"]),
+    "a mark before UTF-8": (b"\xef\xbb\xbfid,text\n1,r\xc3\xa9d\n", ["r\u00e9d"]),
+    "Windows-1252": (b"id,text\n1,caf\xe9 \x80 5\n2,red\n", ["caf\u00e9 \u20ac 5", "red"]),
+    "UTF-16": ("id,text\n1,caf\u00e9\n2,\u8d64\n".encode("utf-16"), ["caf\u00e9", "\u8d64"]),
+    "blanks around names": (b"id , text\n1,red\n", ["red"]),
+}
 
 
-def test_a_bad_line_is_one_bad_row() -> None:
-    """What is not a JSON object gets a reason, its neighbours their values."""
-    parsed = lines.read_jsonl(b'{"a": 1}\n{"a": \n[1]\n\xff\xfe\n{"a": 2}\n')
-    assert [error is None for _, error in parsed] == [True, False, False, False, True]
-    assert parsed[2][1] == "the line is no JSON object but list"
+@pytest.mark.parametrize("kind", SHOPS)
+@pytest.mark.parametrize("chunk_bytes", [3, 1000])
+def test_csv_as_shops_write_it(tmp_path, monkeypatch, kind, chunk_bytes):
+    """Every row is there, none is an error."""
+    monkeypatch.setattr(files, "CHUNK_BYTES", chunk_bytes)
+    content, expected = SHOPS[kind]
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    rows = rows_of(path, "id", "text", block_rows=2)
+    assert [row[1:] for row in rows] == [(text, None) for text in expected]
+    assert [row[0] for row in rows] == [str(n + 1) for n in range(len(expected))]
 
 
-def test_a_csv_row_of_another_length_is_a_bad_row() -> None:
+def test_a_csv_row_of_another_length_is_one_bad_row(tmp_path):
     """Fields beyond or short of the first line's are no row."""
-    parsed = lines.read_csv(b"1,a\n2\n3,b,c\n4,\n", ("id", "text"))
-    assert [error for _, error in parsed] == [
+    (tmp_path / "a.csv").write_text('id,text\n1,a\n2\n3,b,c\n4,\n5,"d\n')
+    rows = rows_of(tmp_path / "a.csv", "id", "text", block_rows=10)
+    assert [row[2] for row in rows] == [
         None,
         "the row has 1 fields, the first line 2",
         "the row has 3 fields, the first line 2",
         None,
+        None,
     ]
-    assert parsed[3][0] == {"id": "4", "text": None}
+    assert rows[3][:2] == ("4", None)
 
 
 @pytest.mark.parametrize("content", ["", "a,a\n1,2\n"])
-def test_a_csv_file_needs_names(tmp_path: Path, content: str) -> None:
-    """No first line, or a name that occurs twice, is refused with the file's name."""
-    path = tmp_path / "a.csv"
-    path.write_text(content)
-    with pytest.raises(OptionError, match=r"a\.csv.*names of its columns"):
-        lines.header(str(path))
+def test_a_csv_file_without_names_is_lost_by_name(tmp_path, content):
+    """No first line, or a name that occurs twice; the other file is read."""
+    (tmp_path / "a.csv").write_text(content)
+    (tmp_path / "b.csv").write_text("text\nred\n")
+    plan = cut_input(str(tmp_path), 10)
+    assert plan.num_rows == 1
+    assert "names of its columns" in plan.lost[str(tmp_path / "a.csv")]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 9, 1000])
+def test_jsonl_is_cut_between_lines(tmp_path, monkeypatch, chunk_bytes):
+    """Each line that is not empty is one row, a last one without newline too."""
+    monkeypatch.setattr(files, "CHUNK_BYTES", chunk_bytes)
+    rows = [{"id": i, "text": 'a "quote' * (i % 3)} for i in range(7)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(("\r\n\n".join(json.dumps(row) for row in rows)).encode())
+    assert rows_of(path, "id", "text") == [(row["id"], row["text"], None) for row in rows]
+
+
+@pytest.mark.parametrize("part_bytes", [40, 64, 100, 1000])
+def test_a_large_jsonl_is_looked_at_in_parts(tmp_path, monkeypatch, part_bytes):
+    """Every line belongs to the part in which it begins, wherever the parts end."""
+    monkeypatch.setattr("deployments.bulk.reading.blocks.PART_BYTES", part_bytes)
+    rows = [{"id": i, "text": "x" * (i * 7 % 31)} for i in range(40)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row[0] for row in rows_of(path, "id", "text", block_rows=4)] == list(range(40))
+
+
+def test_json_that_python_writes_is_read(tmp_path):
+    """NaN, Infinity, half an emoji, bytes that are no UTF-8; what is no object is a bad row."""
+    lines = [
+        b'{"text": "a", "x": NaN}',
+        b'{"text": "b", "x": -Infinity}',
+        b'{"text": "half \\ud83d of one", "x": 1}',
+        b'{"text": "caf\xe9", "x": 1}',
+        b'{"text": ',
+        b"[1]",
+        b'{"text": "c", "x": 2}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows = rows_of(tmp_path / "a.jsonl", "text", "x")
+    texts = ["a", "b", "half \ufffd of one", "caf\u00e9", None, None, "c"]
+    assert [row[0] for row in rows] == texts
+    assert str([row[1] for row in rows][:2]) == "[nan, -inf]"
+    assert [bool(row[2]) for row in rows] == [False] * 4 + [True, True, False]
+    assert rows[5][2] == "the line is no JSON object but list"
+
+
+def test_json_files_are_lists_or_lines(tmp_path):
+    """A list of objects is rows, so are lines, as Spark writes them; one object is not."""
+    (tmp_path / "a.json").write_text('[{"text": "a"},\n {"text": "b"}, 3]')
+    (tmp_path / "b.json").write_text('{"text": "c"}\n{"text": "d"}\n')
+    (tmp_path / "c.json").write_text('{\n "name": "config",\n "version": 2}\n')
+    plan = cut_input(str(tmp_path), 2)
+    assert "one JSON value" in plan.lost[str(tmp_path / "c.json")]
+    (tmp_path / "c.json").unlink()
+    table = read_all(tmp_path, 2)
+    assert table["text"].to_pylist() == ["a", "b", None, "c", "d"]
+
+
+def test_fields_of_columns_have_dotted_names(tmp_path):
+    """A text and an id may lie below a column; a column of that very name comes first."""
+    rows = [{"m": {"text": "red", "id": 7}, "m.id": "own"}, {"m": None}, {"m": {"text": "blue"}}]
+    path = Path(tmp_path / "a.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read_all(path, text="m.text", kept=("m.id",))
+    assert table["m.text"].to_pylist() == ["red", None, "blue"]
+    assert table["m.id"].to_pylist() == ["own", None, None]

@@ -1,10 +1,12 @@
-from pathlib import Path
-from typing import Any
+"""WebDataset tars as people make them."""
+
+import io
+import tarfile
 
 import pytest
 
-from deployments.bulk.reading import tars
-from deployments.model.errors import OptionError
+from deployments.bulk.reading.blocks import cut_input
+from tests.deployments.bulk.reading.reading import read_all, read_plan
 
 MEMBERS = {
     "a/001.jpg": b"one",
@@ -15,27 +17,87 @@ MEMBERS = {
 }
 
 
+def columns(table, *names):
+    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 10])
-def test_samples_are_whole_in_any_cut(tmp_path: Path, inputs: Any, rows: int) -> None:
-    """Members of one key are one sample, also under names too long for a plain header."""
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+def test_samples_are_whole_in_any_cut(tmp_path, inputs, rows, name):
+    """Members of one key are one sample, also under long names, and in a packed tar."""
     path = inputs.tar(tmp_path / "a.tar", MEMBERS)
-    data = path.read_bytes()
-    found = []
-    for start, stop, count in tars.spans(str(path), rows):
-        part = tars.read(data[start:stop])
-        assert len(part) == count <= rows
-        found += part
-    assert found == [
-        {"key": "a/001", "image": b"one", "text": "first"},
-        {"key": "a/002", "json": '{"x": 1}'},
-        {"key": "a/" + "long" * 60, "image": b"three"},
-        {"key": "b/001", "text": "h\u00e9llo"},
+    if name != "a.tar":
+        import gzip
+
+        (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
+    table = read_all(tmp_path / name, rows, text="text", image="image", kept=("key", "json"))
+    assert columns(table, "key", "image", "text", "json") == [
+        ("a/001", b"one", "first", None),
+        ("a/002", None, None, '{"x": 1}'),
+        ("a/" + "long" * 60, b"three", None, None),
+        ("b/001", None, "h\u00e9llo", None),
     ]
 
 
-def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
-    """The message names the file."""
+def test_members_of_a_sample_may_lie_apart(tmp_path, inputs):
+    """As `tar cf x.tar *.png *.txt` puts them; the key decides."""
+    names = ["b", "a", "c"]
+    members = {f"{x}.png": x.encode() for x in names} | {f"{x}.txt": x.encode() for x in names}
+    table = read_all(inputs.tar(tmp_path / "a.tar", members), 2)
+    assert columns(table, "key", "image", "text") == [(x, x.encode(), x) for x in names]
+
+
+def test_hidden_members_links_and_capitals(tmp_path):
+    """MacOS's members are none, links are what they name, extensions have no case."""
     path = tmp_path / "a.tar"
-    path.write_bytes(b"no tar" * 200)
-    with pytest.raises(OptionError, match=r"a\.tar.*no readable tar"):
-        list(tars.spans(str(path), 1))
+    with tarfile.open(path, "w") as archive:
+        for name, content in (("./._a.PNG", b"x"), ("./a.PNG", b"a"), ("__MACOSX/b.png", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, kind, target in (
+            ("b.png", tarfile.LNKTYPE, "./a.PNG"),
+            ("sub/c.png", tarfile.SYMTYPE, "../a.PNG"),
+            ("d.png", tarfile.SYMTYPE, "gone.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    table = read_all(path)
+    assert columns(table, "key", "image") == [
+        ("a", b"a"),
+        ("b", b"a"),
+        ("sub/c", b"a"),
+        ("d", None),
+    ]
+    assert "links to 'gone.png'" in table["error"].to_pylist()[3]
+
+
+def test_several_images_of_a_sample_are_named(tmp_path, inputs):
+    """It is an error that says how to choose; a chosen one is read."""
+    members = {"v1.2.png": b"two", "v1.3.png": b"three", "b.left.jpg": b"left", "b.cls": b"7"}
+    path = inputs.tar(tmp_path / "a.tar", members)
+    table = read_all(path)
+    assert table["image"].to_pylist() == [None, b"left"]
+    assert "2.png, 3.png" in table["error"].to_pylist()[0]
+    assert "first dot" in table["error"].to_pylist()[0]
+    table = read_all(path, image="3.png", kept=("key", "cls"))
+    assert columns(table, "key", "3.png", "cls", "error") == [
+        ("v1", b"three", None, None),
+        ("b", None, "7", None),
+    ]
+
+
+def test_of_a_tar_that_is_cut_off_what_is_whole_is_read(tmp_path, inputs):
+    """The loss is named; so is a tar of no bytes, and one that is none."""
+    good = inputs.tar(tmp_path / "0.tar", {f"{i}.png": bytes([65 + i]) * 700 for i in range(3)})
+    whole = good.read_bytes()
+    (tmp_path / "1.tar").write_bytes(whole[: 2 * 1536 - 600])  # within the second member
+    (tmp_path / "2.tar").write_bytes(b"")
+    (tmp_path / "3.tar").write_bytes(b"no tar" * 200)
+    plan = cut_input(str(tmp_path), 10)
+    assert sorted(plan.lost) == [str(tmp_path / f"{i}.tar") for i in (1, 2, 3)]
+    table = read_plan(plan)
+    images = table["image"].to_pylist()
+    assert images == [b"A" * 700, b"B" * 700, b"C" * 700, b"A" * 700, None]
+    assert "cut off" in table["error"].to_pylist()[4]

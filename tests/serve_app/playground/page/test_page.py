@@ -104,8 +104,8 @@ def test_every_control_has_a_name(visit: Any) -> None:
     assert visit.tab.evaluate(unnamed) == []
 
 
-def run_snippet(visit: Any, language: str) -> Any:
-    """Copy the request, run it, and return the vectors."""
+def run_snippet(visit: Any, language: str, result: str = "vectors") -> Any:
+    """Copy the request, run it, and return what it names its result."""
     visit.tab.evaluate("""() => {
         window.copied = null;
         navigator.clipboard.writeText = async (text) => { window.copied = text; };
@@ -114,10 +114,10 @@ def run_snippet(visit: Any, language: str) -> Any:
     visit.tab.wait_for_function("() => window.copied !== null")
     code = visit.tab.evaluate("window.copied")
     if language == "javascript":
-        return visit.tab.evaluate(f"async () => {{ {code} return vectors; }}")
+        return visit.tab.evaluate(f"async () => {{ {code} return {result}; }}")
     command = ["bash", "-c", code]
     if language == "python":
-        command = [sys.executable, "-c", code + "\nimport json; print(json.dumps(vectors))"]
+        command = [sys.executable, "-c", f"{code}\nimport json; print(json.dumps({result}))"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     answer = json.loads(done.stdout)
     return answer if language == "python" else [row["embedding"] for row in answer["data"]]

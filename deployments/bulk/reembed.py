@@ -1,0 +1,186 @@
+"""From one model to the next: how a new output compares with the old one, and a manifest of it."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from deployments.bulk.columns import IMAGE_EMBEDDING, TEXT_EMBEDDING
+from deployments.bulk.identity import Identity
+from deployments.bulk.output import JOB_FILE
+from deployments.bulk.reading.files import open_input, split, write_bytes
+from deployments.bulk.reading.tables import ROW
+from deployments.bulk.sinks.choose import open_store
+from deployments.bulk.sinks.store import VECTOR_FIELDS
+from deployments.model.errors import OptionError
+from deployments.model.output import Rows
+
+MANIFEST = "_manifest.json"
+SAMPLE_ROWS = 1000
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the vectors of one column changed, on a sample of rows that both outputs have.
+
+    Attributes:
+        rows: of the sample.
+        overlap: mean share of a row's first ten neighbours in the sample that stayed, 0 to 1.
+        cosine: mean of each row's old and new vector; None where their widths differ.
+        lost: rows of the whole output with an old vector and no new one.
+    """
+
+    rows: int
+    overlap: float
+    cosine: float | None
+    lost: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A new output beside the old one.
+
+    Attributes:
+        old_rows: rows of the old output.
+        new_rows: rows of the new one.
+        missing_rows: rows of the old output that the new one does not have.
+        changes: by column of vectors that both have.
+    """
+
+    old_rows: int
+    new_rows: int
+    missing_rows: int
+    changes: dict[str, Change]
+
+
+def identity_of(url: str) -> Identity:
+    """Return what the vectors of an output are.
+
+    Raises:
+        OptionError: there is no output of a job.
+    """
+    try:
+        with open_input(f"{url.rstrip('/')}/{JOB_FILE}") as file:
+            return Identity.from_json(file.read())
+    except OSError as error:
+        raise OptionError(f"{url!r} is no output of a bulk job in parquet: {error}") from error
+
+
+def check(old_url: str, new_url: str, new: Identity) -> None:
+    """Refuse a job that has nothing to compute, or whose outputs cannot be compared.
+
+    Raises:
+        OptionError: the old output has such vectors already, or the new one is in a database.
+    """
+    if open_store(new_url) is not None:
+        raise OptionError("--reembed compares folders of parquet files; name a folder as OUTPUT")
+    old = identity_of(old_url)
+    if all(getattr(old, name) == getattr(new, name) for name in VECTOR_FIELDS):
+        raise OptionError(
+            f"the old output has vectors of the fingerprint {old.fingerprint} already, of "
+            f"{old.dimensions} dimensions in {old.precision}; there is nothing to compute"
+        )
+
+
+def finish(old_url: str, new_url: str, key: str | None) -> Report:
+    """Compare a finished output with the old one, and write its manifest.
+
+    Rows belong together by their places where the input is the same, and by `key` otherwise.
+    """
+    same_input = identity_of(old_url).input == identity_of(new_url).input
+    report = compare(old_url, new_url, None if same_input else key)
+    write_manifest(new_url, old_url, report)
+    return report
+
+
+def compare(old_url: str, new_url: str, key: str | None = None) -> Report:
+    """Compare two outputs row by row, by `key` or by place in the input.
+
+    Reads the keys of all rows, and the vectors of a sample.
+
+    Raises:
+        OptionError: an output does not have the column `key`.
+    """
+    old, new = dataset_of(old_url), dataset_of(new_url)
+    key = key or ROW
+    for url, found in ((old_url, old), (new_url, new)):
+        if key not in found.schema.names:
+            raise OptionError(f"{url!r} has no column {key}; name one that both outputs have")
+    old_keys, new_keys = old.to_table([key])[key], new.to_table([key])[key]
+    kept = pc.sum(pc.is_in(old_keys, pc.unique(new_keys).cast(old_keys.type))).as_py() or 0
+    names = [
+        name
+        for name in (TEXT_EMBEDDING, IMAGE_EMBEDDING)
+        if name in old.schema.names and name in new.schema.names
+    ]
+    changes = {name: change(old, new, key, name) for name in names}
+    return Report(len(old_keys), len(new_keys), len(old_keys) - kept, changes)
+
+
+def change(old: ds.Dataset, new: ds.Dataset, key: str, name: str) -> Change:
+    """Compare one column of vectors."""
+    had, has = (x.to_table([key], filter=ds.field(name).is_valid())[key] for x in (old, new))
+    both = pc.unique(had.filter(pc.is_in(had, pc.unique(has).cast(had.type))))
+    lost = len(pc.unique(had)) - len(both)
+    step = max(1, len(both) // SAMPLE_ROWS)
+    sample = both.take(pa.array(range(0, len(both), step)))
+    before, after = (vectors(x, key, name, sample) for x in (old, new))
+    if len(sample) < 2:
+        return Change(len(sample), 1.0, None, lost)
+    cosine = None
+    if before.shape == after.shape:
+        cosine = float((before * after).sum(axis=1).mean())
+    return Change(len(sample), overlap(before, after), cosine, lost)
+
+
+def overlap(before: Rows, after: Rows) -> float:
+    """Return the mean share of each row's nearest rows that are the same in both matrices."""
+    first, second = nearest(before), nearest(after)
+    pairs = zip(first, second, strict=True)
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in pairs]))
+
+
+def nearest(rows: Rows) -> list[list[int]]:
+    """Return the places of the rows with the largest inner products, for each row of [n, width]."""
+    scores = rows @ rows.T
+    np.fill_diagonal(scores, -np.inf)
+    count = min(NEIGHBOURS, len(rows) - 1)
+    found: list[list[int]] = np.argsort(-scores, axis=1, kind="stable")[:, :count].tolist()
+    return found
+
+
+def vectors(source: ds.Dataset, key: str, name: str, sample: pa.Array) -> Rows:
+    """Return the rows of a sample, in its order, float32 [n, width] of length 1."""
+    kind = source.schema.field(key).type
+    wanted = ds.field(key).isin(sample.cast(kind))
+    table = source.to_table([key, name], filter=wanted & ds.field(name).is_valid())
+    places = {value: place for place, value in enumerate(table[key].to_pylist())}
+    values = table[name].combine_chunks()
+    stored = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+    if stored.dtype == np.uint8:  # the signs, as bits
+        stored = np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
+    rows: Rows = stored[[places[x] for x in sample.cast(kind).to_pylist()]].astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def dataset_of(url: str) -> ds.Dataset:
+    """Return the blocks of an output."""
+    system, path = split(url.rstrip("/"))
+    return ds.dataset(path, filesystem=system, format="parquet")  # skips names with an underscore
+
+
+def write_manifest(new_url: str, old_url: str, report: Report) -> None:
+    """Say beside the new output what it is and what it replaces; appears whole or not at all."""
+    stated = {
+        "output": new_url,
+        "replaces": old_url,
+        "vectors": asdict(identity_of(new_url)),
+        "replaced_vectors": asdict(identity_of(old_url)),
+        "report": asdict(report),
+    }
+    write_bytes(f"{new_url.rstrip('/')}/{MANIFEST}", json.dumps(stated, indent=1).encode())

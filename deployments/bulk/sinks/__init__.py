@@ -1,0 +1,1 @@
+"""Databases that a bulk job writes to in place of parquet files."""

@@ -1,0 +1,212 @@
+"""PostgreSQL with pgvector: `postgresql://user@host/database?table=schema.name`."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from pgvector import Bit, HalfVector, Vector
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from deployments.bulk.reading.tables import ROW
+from deployments.bulk.sinks.store import JOB, not_earlier, plain
+from deployments.model.errors import OptionError
+
+MAX_NAME_BYTES = 63  # of PostgreSQL, which cuts longer ones
+BLOCKS = "_blocks"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A table of a PostgreSQL database.
+
+    Attributes:
+        url: with the name of the table.
+    """
+
+    url: str
+    transient = (psycopg.OperationalError,)
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        parts = urlsplit(self.url)
+        place = f"{parts.username}@{parts.netloc.rpartition('@')[2]}"
+        return parts._replace(netloc=place if parts.username else parts.netloc).geturl()
+
+    def create(self, part: str, schema: pa.Schema, key: str) -> None:
+        """Create a table, and the extension of vectors, unless they are there.
+
+        Raises:
+            OptionError: a column that PostgreSQL has no type for, or a table of other columns.
+        """
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(x.name), sql.SQL(type_of(x))) for x in schema
+        )
+        order = "create table if not exists {} ({}, primary key ({}))"
+        with self._connect() as connection:
+            connection.execute("create extension if not exists vector")
+            connection.execute(
+                sql.SQL(order).format(self._name(part), columns, sql.Identifier(key))
+            )
+            found = connection.execute(sql.SQL("select * from {} limit 0").format(self._name(part)))
+            there = {column.name for column in found.description or ()}
+        if missing := [name for name in schema.names if name not in there]:
+            raise OptionError(
+                f"the table of {self.shown!r} lacks the columns {', '.join(missing)}; "
+                "name another table"
+            )
+
+    def upsert(self, part: str, table: pa.Table, key: str) -> None:
+        """Write rows over those with the same key in one transaction."""
+        names = sql.SQL(", ").join(map(sql.Identifier, table.column_names))
+        sets = sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name))
+            for name in table.column_names
+        )
+        # Rows in one order, so that two writers never wait for each other.
+        insert = sql.SQL(
+            "insert into {table} as old ({names}) select {names} from incoming order by {key} "
+            "on conflict ({key}) do update set {sets}{later}"
+        ).format(
+            table=self._name(part),
+            names=names,
+            key=sql.Identifier(key),
+            sets=sets,
+            later=sql.SQL(
+                f" where {not_earlier('old', 'excluded')}" if ROW in table.column_names else ""
+            ),
+        )
+        converters = [converter(field) for field in table.schema]
+        columns = [table[name].to_pylist() for name in table.column_names]
+        with self._connect() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL("create temp table incoming (like {}) on commit drop").format(
+                    self._name(part)
+                )
+            )
+            copy_in = sql.SQL("copy incoming ({}) from stdin (format binary)").format(names)
+            with cursor.copy(copy_in) as copy:
+                copy.set_types([type_of(field).partition("(")[0] for field in table.schema])
+                for row in zip(*columns, strict=True):
+                    copy.write_row(
+                        [
+                            None if value is None else convert(value)
+                            for convert, value in zip(converters, row, strict=True)
+                        ]
+                    )
+            cursor.execute(insert)
+
+    def rows(self, part: str) -> list[dict[str, Any]]:
+        """Return all rows of a table, or none if it is not there."""
+        query = sql.SQL("select * from {}").format(self._name(part))
+        with self._connect() as connection:
+            cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
+            try:
+                return cursor.execute(query).fetchall()
+            except psycopg.errors.UndefinedTable:
+                return []
+
+    def count(self, job: str) -> int:
+        """Return how many rows of a job the table holds."""
+        query = sql.SQL("select count(*) from {} where {} = %s").format(
+            self._name(""), sql.Identifier(JOB)
+        )
+        with self._connect() as connection:
+            found = connection.execute(query, [job]).fetchone()
+        assert found is not None  # count has one row always
+        return int(found[0])
+
+    def _connect(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        parts = urlsplit(self.url)
+        rest = [(name, value) for name, value in parse_qsl(parts.query) if name != "table"]
+        connection = psycopg.connect(parts._replace(query=urlencode(rest)).geturl())
+        if connection.execute("select 1 from pg_type where typname = 'vector'").fetchone():
+            register_vector(connection)
+        return connection
+
+    def _name(self, part: str) -> sql.Identifier:
+        table = dict(parse_qsl(urlsplit(self.url).query)).get("table")
+        if not table:
+            raise OptionError(f"{self.shown!r} names no table; add ?table=NAME")
+        if len(os.fsencode(table.rpartition(".")[2] + BLOCKS)) > MAX_NAME_BYTES:
+            raise OptionError(f"the name of the table {table!r} is too long for {BLOCKS} after it")
+        return sql.Identifier(*(table + part).split("."))
+
+
+def type_of(field: pa.Field) -> str:
+    """Return PostgreSQL's type for a column.
+
+    Raises:
+        OptionError: int8 vectors, which pgvector does not have.
+    """
+    kind, types = field.type, pa.types
+    if types.is_fixed_size_list(kind):
+        return vector_type(kind)
+    plainly: list[tuple[Callable[[pa.DataType], bool], str]] = [
+        (types.is_boolean, "bool"),
+        (types.is_uint64, "numeric"),
+        (types.is_integer, "int8"),
+        (types.is_floating, "float8"),
+        (types.is_decimal, "numeric"),
+        (types.is_date, "date"),
+        (types.is_binary, "bytea"),
+        (types.is_large_binary, "bytea"),
+        (types.is_nested, "jsonb"),
+    ]
+    if types.is_timestamp(kind):
+        return "timestamptz" if kind.tz else "timestamp"
+    return next((name for fits, name in plainly if fits(kind)), "text")
+
+
+def vector_type(kind: pa.DataType) -> str:
+    """Return pgvector's type for vectors of so many components.
+
+    Raises:
+        OptionError: it has none.
+    """
+    size, part = kind.list_size, kind.value_type
+    if part == pa.float32():
+        return f"vector({size})"
+    if part == pa.float16():
+        return f"halfvec({size})"
+    if part == pa.uint8():
+        return f"bit({size * 8})"
+    raise OptionError(f"pgvector has no vectors of {part}; use --precision float16 or binary")
+
+
+def converter(field: pa.Field) -> Callable[[Any], Any]:
+    """Return what makes a value of Arrow one that psycopg sends as `type_of` says."""
+    match type_of(field).partition("(")[0]:
+        case "vector":
+            return lambda value: Vector(np.array(value, np.float32))
+        case "halfvec":
+            return lambda value: HalfVector(np.array(value, np.float16))
+        case "bit":
+            return lambda value: Bit(np.unpackbits(np.array(value, np.uint8)).astype(bool))
+        case "jsonb":
+            return lambda value: Jsonb(without_nul(plain(value)))
+        case "text":
+            return lambda value: without_nul(str(value))
+        case "numeric":
+            return Decimal
+    return lambda value: value
+
+
+def without_nul(value: object) -> object:
+    """Return a value of JSON with U+FFFD for U+0000, which PostgreSQL cannot hold."""
+    match value:
+        case dict():
+            return {without_nul(name): without_nul(part) for name, part in value.items()}
+        case list():
+            return [without_nul(part) for part in value]
+        case str():
+            return value.replace("\0", "\ufffd")
+    return value

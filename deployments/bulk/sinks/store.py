@@ -1,0 +1,208 @@
+"""An output in a database: each row once under its id, and which blocks are finished beside it.
+
+The blocks are noted in a second table, after their rows. A block that runs twice, after a kill or
+in a worker that was thought dead, writes the same rows under the same ids.
+"""
+
+import base64
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from deployments.bulk.identity import Identity
+from deployments.bulk.reading.tables import ROW
+from deployments.model.errors import OptionError
+
+FINGERPRINT = "fingerprint"
+JOB = "job"
+KEY = "key"
+START = -1  # in place of a block's number: the job itself
+VECTOR_FIELDS = ("fingerprint", "dimensions", "precision", "task")
+BLOCKS = pa.schema(
+    [
+        pa.field(KEY, pa.string(), nullable=False),
+        pa.field(JOB, pa.string()),
+        pa.field("block", pa.int64()),
+        pa.field("errors", pa.int64()),
+        pa.field("identity", pa.string()),
+    ]
+)
+RETRY_S = (1.0, 3.0, 10.0)  # pauses before a block is written again to a store that failed
+
+
+class Store(Protocol):
+    """What a database has to do; made anew in each process from its URL."""
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+
+    @property
+    def transient(self) -> tuple[type[Exception], ...]:
+        """Errors after which another try may work."""
+
+    def create(self, part: str, schema: pa.Schema, key: str) -> None:
+        """Create a table, unless it is there.
+
+        Args:
+            part: what follows the name that the URL gives: nothing, or "_blocks".
+            schema: its columns; vectors are fixed-size lists.
+            key: the column that is unique.
+
+        Raises:
+            OptionError: the store cannot hold such a column, or has another table of that name.
+        """
+
+    def upsert(self, part: str, table: pa.Table, key: str) -> None:
+        """Write rows over those with the same key, or add them.
+
+        Of two rows of one job with the same key, the one further down its input should stay.
+        """
+
+    def rows(self, part: str) -> list[dict[str, Any]]:  # Any: values of any column
+        """Return all rows of a table, or none if it is not there."""
+
+    def count(self, job: str) -> int:
+        """Return how many rows of a job the store holds."""
+
+
+@dataclass(frozen=True)
+class StoreOutput:
+    """The output of one job in a store.
+
+    Attributes:
+        store: where to.
+        kept: the columns of the input that it holds, with `row`, and their types.
+        key: the one of them that is unique.
+        vectors: the columns with vectors, and scales if there are some, with their types.
+        error: the column with the reasons of rows without vectors.
+    """
+
+    store: Store
+    kept: Mapping[str, pa.DataType]
+    key: str
+    vectors: Mapping[str, pa.DataType]
+    error: str
+
+    @property
+    def shown(self) -> str:
+        """Where the output is, without a password."""
+        return self.store.shown
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the table."""
+        kept = [pa.field(name, kind, nullable=name != self.key) for name, kind in self.kept.items()]
+        names = (self.error, FINGERPRINT, JOB)
+        vectors = [pa.field(name, kind) for name, kind in self.vectors.items()]
+        return pa.schema([*kept, *vectors, *(pa.field(name, pa.string()) for name in names)])
+
+    def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
+        """Create the tables, or look what they hold; returns the errors of each finished block.
+
+        Other jobs may be there, as long as their vectors compare with those of this one.
+
+        Raises:
+            OptionError: the job is there and `resume` is false, or a job with other vectors is.
+        """
+        taken = [name for name in self.kept if name in (FINGERPRINT, JOB, self.error)]
+        if taken:
+            raise OptionError(f"a kept column may not be named {', '.join(taken)} in a database")
+        try:
+            notes = self.store.rows("_blocks")
+        except self.store.transient as error:
+            raise OptionError(f"the output {self.shown!r} cannot be reached: {error}") from error
+        job = job_of(identity)
+        jobs = {x[JOB]: Identity.from_json(x["identity"]) for x in notes if x["block"] == START}
+        finished = {x["block"]: x["errors"] for x in notes if x[JOB] == job and x["block"] != START}
+        if job in jobs and not resume:
+            raise OptionError(
+                f"the output {self.shown!r} has this job already ({len(finished):,} blocks); "
+                "continue it with --resume"
+            )
+        for other in jobs.values():
+            refuse_other_vectors(identity, other, self.shown)
+        if jobs and resume and job not in jobs:
+            identity.check_same(next(iter(jobs.values())))
+        self.store.create("", self.schema, self.key)
+        self.store.create("_blocks", BLOCKS, KEY)
+        self._note(identity, START, 0)
+        return finished
+
+    def write(self, number: int, table: pa.Table, errors: int, identity: Identity) -> None:
+        """Write a block; a row without an id is left out, see `missing`."""
+        rows = last_of_each(table, self.key)
+        rows = rows.append_column(FINGERPRINT, pa.repeat(identity.fingerprint, rows.num_rows))
+        rows = rows.append_column(JOB, pa.repeat(job_of(identity), rows.num_rows))
+        rows = rows.select(self.schema.names).cast(self.schema)
+        for pause_s in (*RETRY_S, None):
+            try:
+                self.store.upsert("", rows, self.key)
+                self._note(identity, number, errors)
+                return
+            except self.store.transient:
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+
+    def missing(self, rows: int, identity: Identity) -> int:
+        """Return how many of a job's rows have no id, or one that another row has too."""
+        return rows - self.store.count(job_of(identity))
+
+    def _note(self, identity: Identity, number: int, errors: int) -> None:
+        job = job_of(identity)
+        stated = identity.to_json().decode() if number == START else None
+        note = {KEY: f"{job}/{number}", JOB: job, "block": number}
+        row = note | {"errors": errors, "identity": stated}
+        self.store.upsert("_blocks", pa.Table.from_pylist([row], BLOCKS), KEY)
+
+
+def job_of(identity: Identity) -> str:
+    """Return a short name of a job that no other has."""
+    return hashlib.sha256(identity.to_json()).hexdigest()[:16]
+
+
+def refuse_other_vectors(identity: Identity, other: Identity, place: str) -> None:
+    """Keep vectors out of a table whose rows they cannot be compared with.
+
+    Raises:
+        OptionError: names what differs.
+    """
+    for name in VECTOR_FIELDS:
+        if (old := getattr(other, name)) != (new := getattr(identity, name)):
+            raise OptionError(
+                f"the output {place!r} holds vectors of another {name} ({old or 'none'}, now "
+                f"{new or 'none'}); write to another table"
+            )
+
+
+def last_of_each(table: pa.Table, key: str) -> pa.Table:
+    """Return the rows that have a key, of equal keys the last."""
+    places = {value: index for index, value in enumerate(table[key].to_pylist())}
+    return table.take(sorted(index for value, index in places.items() if value is not None))
+
+
+def plain(value: object) -> object:
+    """Return a value as JSON has it; NaN, times and decimals become text, bytes base64."""
+    match value:
+        case dict():
+            return {name: plain(part) for name, part in value.items()}
+        case list():
+            return [plain(part) for part in value]
+        case bytes():
+            return base64.b64encode(value).decode()
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+    return str(value)
+
+
+def not_earlier(old: str, new: str) -> str:
+    """Return SQL: the row `new` is not further up in the input of the job that wrote `old`."""
+    return f"({old}.{JOB} = {new}.{JOB} and {old}.{ROW} > {new}.{ROW}) is not true"

@@ -1,0 +1,135 @@
+"""Zero-shot classification: an item's similarity to each label, and scores that add up to 1."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from deployments.errors import RequestError
+from deployments.messages import Classification, Embeddings, TextItem
+from deployments.model.errors import EmbeddingError
+from deployments.model.output import Rows
+
+LabelsInput = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a request, in order.
+
+    Attributes:
+        texts: of the labels.
+        groups: the name of each label's group, empty where there are none.
+    """
+
+    texts: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, value: object, most: int) -> "Labels":
+        """Read a list of texts, or lists of texts by the names of their groups.
+
+        Raises:
+            RequestError: no such thing, fewer than two in a list, more than `most` in all, or one
+                that occurs twice in a list.
+        """
+        if isinstance(value, Mapping):
+            parts = {str(name): cls._texts(f"labels.{name}", x) for name, x in value.items()}
+            texts = tuple(text for part in parts.values() for text in part)
+            groups = tuple(name for name, part in parts.items() for _ in part)
+        else:
+            texts, groups = cls._texts("labels", value), ()
+        if len(texts) > most:
+            raise RequestError(f"{len(texts):,} labels; the limit is {most:,} in one request")
+        if not texts:
+            raise RequestError("labels has no group; send a list of texts, or lists by name")
+        return cls(texts, groups)
+
+    @staticmethod
+    def _texts(name: str, value: object) -> tuple[str, ...]:
+        if not _is_list(value) or not all(isinstance(x, str) and x.strip() for x in value):
+            raise RequestError(
+                f"{name} is no list of texts; send two or more, or lists of them by name"
+            )
+        if len(value) < 2 or len(set(value)) < len(value):
+            raise RequestError(
+                f"{name} has {len(value)} labels, {len(set(value))} of them different; send two or "
+                "more, all different"
+            )
+        return tuple(value)
+
+    def parts(self) -> list[slice]:
+        """Return the places of the labels that compete: those of a group, or all."""
+        if not self.groups:
+            return [slice(0, len(self.texts))]
+        starts = [i for i, x in enumerate(self.groups) if i == 0 or x != self.groups[i - 1]]
+        return [slice(*pair) for pair in zip(starts, [*starts[1:], len(self.texts)], strict=True)]
+
+
+def with_labels(items: object, labels: Labels, most: int) -> Sequence[object]:
+    """Return the items and, behind them, the labels as items; what is no list stays as it is.
+
+    Raises:
+        RequestError: more than `most` items.
+    """
+    if not _is_list(items) or not items:
+        return items  # type: ignore[return-value]  # the Router says what is wrong with it
+    if len(items) > most:
+        raise RequestError(f"{len(items):,} items; the limit is {most:,} with labels")
+    return [*items, *map(TextItem, labels.texts)]
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def classified(answer: Embeddings, labels: Labels, scale: float, partial: bool) -> Classification:
+    """Return the labels' similarities and scores for each item.
+
+    A score is softmax(scale * cosine) over the labels that compete: with scale 1 as the hosted API
+    has it, with the model's trained temperature the probabilities that it was trained to give
+    (CLIP, Radford et al. 2021, 2.3).
+
+    Args:
+        answer: the items' rows, then the labels', of length 1.
+        labels: as they were embedded.
+        scale: of the similarities, over 0.
+        partial: whether items may fail.
+
+    Raises:
+        EmbeddingError: of a label, or of the first item where none may fail; names it.
+    """
+    count = len(answer.embeddings) - len(labels.texts)
+    _raise_first(answer.failures, count, partial)
+    items, rows = answer.embeddings[:count], answer.embeddings[count:]
+    similarities = items @ rows.T
+    scores = np.concatenate(
+        [_softmax(scale * similarities[:, part]) for part in labels.parts()], axis=1
+    )
+    failures = {index: error for index, error in answer.failures.items() if index < count}
+    return Classification(
+        labels.texts,
+        labels.groups,
+        similarities,
+        scores,
+        answer.usage,
+        failures,
+        answer.timings,
+        answer.fingerprint,
+        answer.replicas,
+    )
+
+
+def _softmax(logits: Rows) -> Rows:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: Rows = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return scores
+
+
+def _raise_first(failures: Mapping[int, EmbeddingError], count: int, partial: bool) -> None:
+    """Raise the failure of a label, or of an item where none may fail."""
+    fatal: Iterable[int] = (i for i in sorted(failures) if i >= count or not partial)
+    for index in fatal:
+        name = f"item {index}" if index < count else f"label {index - count}"
+        raise type(failures[index])(f"{name}: {failures[index]}") from failures[index]

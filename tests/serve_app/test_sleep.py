@@ -1,0 +1,51 @@
+"""A tower without replicas, as it may be, on a real Ray Serve."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from deployments.config import AppConfig
+
+NAME = "sleeping"
+SLEEPY = {"num_cpus": 0.1, "scaling": {"min_replicas": 0, "max_replicas": 1}}
+CONFIG = AppConfig.model_validate(
+    {
+        "text": SLEEPY,
+        "vision": {"enabled": False},
+        "router": {"num_cpus": 0.1},
+        "targets": {"scale_to_zero": True},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def sleeping(service) -> Iterator[httpx.Client]:
+    from ray import serve
+
+    from serve_app.launch import launch
+
+    launch(CONFIG, NAME, f"/{NAME}")
+    with httpx.Client(base_url=f"{service.url}/{NAME}", timeout=60) as client:
+        yield client
+    serve.delete(NAME)
+
+
+def states() -> dict[str, int]:
+    """Return the replicas of the text tower by state."""
+    from ray import serve
+
+    states = serve.status().applications[NAME].deployments["TextTower"].replica_states
+    return {str(state): count for state, count in states.items() if count}
+
+
+def test_a_sleeping_service_is_ready_and_wakes_for_a_request(sleeping):
+    """Probes leave it asleep, and what they promise holds: the request is answered."""
+    for path in ("/ready", "/ping", "/v1/models"):
+        assert sleeping.get(path).status_code == 200
+    time.sleep(1)  # a replica that was asked for would be starting
+    assert states() == {}
+    assert sleeping.post("/v1/embeddings", json={"input": ["a"]}).status_code == 200
+    assert states() == {"RUNNING": 1}
+    assert sleeping.get("/ready").status_code == 200
