@@ -50,7 +50,8 @@ def start(config: AppConfig, inputs: Inputs[Any, Any]) -> "tuple[ClipModel, Self
         return self_check.lowest_cosine(again, rows)
 
     check = SelfCheck(drift, config.model.self_check_period_s)
-    check.accept(cosine)
+    is_int8 = model.choices["dtype"] == "int8"
+    check.accept(cosine, self_check.USUAL_INT8 if is_int8 else self_check.USUAL)
     return model, check
 
 
