@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,12 @@ def measure(files: int, gigabytes: float) -> dict[str, Any]:
     return results
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = report.command(__doc__)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--gigabytes", type=float, default=5)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     report.write(options, measure(options.files, options.gigabytes), report.show_values)
 
 

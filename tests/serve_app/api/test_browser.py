@@ -20,6 +20,7 @@ from deployments.messages import Embeddings, Timings, Usage
 from deployments.metrics import RouterMetrics
 from deployments.model.architecture import Architecture
 from deployments.model.weights.source import DEMO
+from deployments.routing.admission import Budget
 from serve_app.api.ingress import http_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,6 +45,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.metrics = RouterMetrics()
+        self.bytes = Budget("bytes", 1_000_000)
 
     async def embed(self, items: list[Any], *_: Any) -> Embeddings:
         rows = np.ones((len(items), 8), np.float32)
