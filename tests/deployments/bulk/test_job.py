@@ -161,7 +161,8 @@ def test_a_new_model_is_embedded_beside_the_old(
     old, second = mixed.parent / "out", tmp_path / "second"
     shutil.copytree(reduced_folder, second)
     tensors = load_file(second / "model.safetensors")
-    save_file({name: x * 1.05 + 0.002 for name, x in tensors.items()}, second / "model.safetensors")
+    changed = {name: np.asarray(x * 1.05 + 0.002, x.dtype) for name, x in tensors.items()}
+    save_file(changed, second / "model.safetensors")
     arguments = (mixed, tmp_path / "new", "--block-rows", 3, "--json", "--reembed", old)
     before = sorted(path.stat().st_mtime_ns for path in old.iterdir())
     refused = command(*arguments, "--id", "id", "--keep", "text", source=reduced_folder)
