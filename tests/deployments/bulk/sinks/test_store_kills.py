@@ -31,7 +31,10 @@ def wait_until_begun(trace: Path, count: int, job: subprocess.Popen[str]) -> Non
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("name", ["lance", "postgres", "qdrant"])
+FURTHER = [pytest.param(name, marks=pytest.mark.stores) for name in ("lance", "qdrant")]
+
+
+@pytest.mark.parametrize("name", ["postgres", *FURTHER])
 def test_kills_lose_and_double_nothing_in_a_database(
     name: str,
     tmp_path: Path,
