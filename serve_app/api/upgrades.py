@@ -9,6 +9,8 @@ import httptools
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve_app.api import sockets
+
 OFFERS = (b"upgrade", b"http2-settings")
 
 
@@ -18,6 +20,7 @@ def install() -> list[object]:
     Named in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Returns the middlewares to add: none.
     """
     auto.AutoHTTPProtocol = PlainHttp
+    sockets.install()
     return []
 
 
