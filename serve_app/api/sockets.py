@@ -31,4 +31,4 @@ def install() -> None:
     """Have Ray Serve bind such sockets for HTTP in this process."""
     from ray.serve._private import http_util
 
-    http_util.socket = ReusingSockets()  # type: ignore[attr-defined]
+    http_util.socket = ReusingSockets()  # type: ignore[assignment,attr-defined]

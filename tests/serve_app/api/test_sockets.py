@@ -34,9 +34,12 @@ def test_a_port_that_only_closed_connections_have_is_bound(closed_by_the_server)
 
 def test_a_port_that_somebody_listens_on_is_refused():
     """Also to such a socket."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, ReusingSocket() as ours:
-        with pytest.raises(OSError, match=IN_USE):
-            ours.bind(listener.getsockname())
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ReusingSocket() as ours,
+        pytest.raises(OSError, match=IN_USE),
+    ):
+        ours.bind(listener.getsockname())
 
 
 def test_everything_else_is_the_modules_own():
