@@ -209,7 +209,8 @@ class Router:
             both = with_labels(items, read, most)
         answer = await self.embed(both, partial=True, **options)
         scale = await self._fingerprints.logit_scale(answer.fingerprint) if logit_scale else 1.0
-        return classified(answer, read, scale, partial)
+        with self.metrics.refusals():
+            return classified(answer, read, scale, partial)
 
     async def fingerprints(self) -> dict[str, str]:
         """Return what the rows of each tower depend on besides the items, by tower.

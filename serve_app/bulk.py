@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -100,7 +100,7 @@ def bulk(
     """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
     INPUT is Parquet, ORC, Feather, JSON, CSV, images or WebDataset tars, packed or not: a file,
-    folder or glob, local or s3://, gs://, abfs://. Settings are those of `up`:
+    folder or glob, local or s3://. Settings are those of `up`:
     model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or
@@ -110,7 +110,7 @@ def bulk(
     4 stopped by --max-errors, 5 files of the input were left out (see --ignore), 1 the job cannot
     run, 2 the command line is wrong.
     """
-    from deployments.bulk import TooManyErrorsError, estimate, prepare, reembed
+    from deployments.bulk import TooManyErrorsError, prepare
 
     console = Console(stderr=True)
     try:
@@ -127,26 +127,34 @@ def bulk(
                 ignored,
                 identifier,
             )
-            if replaced is not None:
-                reembed.check(replaced, output, job.identity)
-            say_lost(job.plan.lost, console)
-            if dry_run:
-                figures = asdict(estimate(job))
-            else:
-                summary = run(job, resume, console)
-                figures = asdict(summary)
-                if replaced is not None:
-                    figures["reembed"] = asdict(reembed.finish(replaced, output, identifier))
+            figures = work(job, dry_run, resume, replaced, console)
     except TooManyErrorsError as error:
         console.print(f"Stopped: {error}", markup=False)
         context.exit(EXIT_TOO_MANY_ERRORS)
     if stats:
         click.echo("\n".join(job.stats), err=True)
     click.echo(json.dumps(figures) if as_json else report(figures))
-    if not dry_run and (summary.total_errors or summary.missing_rows):
+    if figures.get("total_errors") or figures.get("missing_rows"):
         context.exit(EXIT_ROWS_FAILED)
     if job.plan.lost:
         context.exit(EXIT_FILES_LOST)
+
+
+def work(
+    job: "BulkJob", dry_run: bool, resume: bool, replaced: str | None, console: Console
+) -> dict[str, Any]:
+    """Estimate a job or run it; returns the figures that are printed."""
+    from deployments.bulk import estimate, reembed
+
+    if replaced is not None:
+        reembed.check(replaced, job.output, job.identity)
+    say_lost(job.plan.lost, console)
+    if dry_run:
+        return asdict(estimate(job))
+    figures = asdict(run(job, resume, console))
+    if replaced is not None:
+        figures["reembed"] = asdict(reembed.finish(replaced, job.output, job.key))
+    return figures
 
 
 def say_lost(lost: Mapping[str, str], console: Console) -> None:

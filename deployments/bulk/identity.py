@@ -141,7 +141,7 @@ def _place(model: ModelConfig, num_gpus: float) -> tuple[str, str]:
     if on_gpu and not torch.cuda.is_available():
         return "cuda", model.dtype
     found = place(model.device, model.dtype)
-    return found.device.type, str(found.dtype).removeprefix("torch.")
+    return found.device.type, found.precision
 
 
 def _decoding(options: EmbedOptions, device: str) -> str:

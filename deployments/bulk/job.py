@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -66,7 +67,7 @@ class BulkJob:
             ahead = AHEAD_PER_REPLICA * replicas + self.options.workers.max
         return replicas + ahead
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """What the vectors of this job are; reads the checkpoint's files."""
         return Identity.of(self.options, self.layout, self.plan)
@@ -80,30 +81,27 @@ class BulkJob:
             OptionError: the output holds a job and `resume` is false, or holds another job.
             TooManyErrorsError: more rows failed than `max_errors`; finished blocks stay.
         """
-        identity = self.identity
         output = open_output(self.output, self.layout, self.options, self.key)
-        finished = output.begin(identity, resume)
+        finished = output.begin(self.identity, resume)
         todo = [block for block in self.plan.blocks if block.number not in finished]
         resumed_rows = self.plan.num_rows - sum(block.num_rows for block in todo)
         progress = JobProgress(self.plan.num_rows, resumed_rows, sum(finished.values()))
         self._check(progress, output)
         if todo:
             with settings():
-                for figures in self._figures(todo, identity, output):
+                for figures in self._figures(todo, output):
                     progress.add(figures)
                     if show is not None:
                         show(progress)
                     self._check(progress, output)
-        missing = output.missing(self.plan.num_rows, identity)
+        missing = output.missing(self.plan.num_rows, self.identity)
         blocks = len(self.plan.blocks)
         return progress.summary(output.shown, blocks, len(finished), self.plan.lost, missing)
 
-    def _figures(
-        self, todo: list[RowBlock], identity: Identity, output: Output
-    ) -> Iterator[dict[str, Any]]:
+    def _figures(self, todo: list[RowBlock], output: Output) -> Iterator[dict[str, Any]]:
         """Run the pipeline; yields the figures of each block once it is written."""
         window = ray.remote(Window).options(num_cpus=0).remote(self.max_blocks_under_way)
-        dataset = self._dataset(todo, window, identity, output)
+        dataset = self._dataset(todo, window, output)
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(table, pa.Table)  # the format that was asked for
             for figures in table.to_pylist():
@@ -112,11 +110,7 @@ class BulkJob:
         self.stats.append(dataset.stats())
 
     def _dataset(
-        self,
-        todo: list[RowBlock],
-        window: "ActorProxy[Window]",
-        identity: Identity,
-        output: Output,
+        self, todo: list[RowBlock], window: "ActorProxy[Window]", output: Output
     ) -> Dataset:
         rows = [{"block": pickle.dumps(block)} for block in todo]
         blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -127,7 +121,7 @@ class BulkJob:
         # An actor: a task's process may end between two blocks, and one takes seconds to start.
         return towers(prepared, self.options).map_batches(
             BlockWriter,
-            fn_constructor_args=(output, identity, self.layout.kept, sizes),
+            fn_constructor_args=(output, self.identity, self.layout.kept, sizes),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=self.options.max_replicas),

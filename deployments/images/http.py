@@ -152,9 +152,8 @@ class Downloads:
 
     async def _body(self, answer: aiohttp.ClientResponse, claim: Claim) -> bytes:
         limit_bytes = self._config.max_image_bytes
-        size = claimed = (
-            answer.content_length or 0
-        )  # 0: what is sent without is claimed as it comes
+        # A body without a length is claimed as it comes.
+        size = claimed = answer.content_length or 0
         if size > limit_bytes:
             raise RefusedError(too_large("it", limit_bytes))
         claim(size)

@@ -98,8 +98,8 @@ class ClipModel:
             revision: commit of a hub id; the published model has a pinned default.
             device: a torch device, or `"auto"` (CUDA where there is one).
             dtype: `"float32"`, `"bfloat16"`, `"float16"`, `"int8"` (CPUs: the linear layers, the
-                rest in bfloat16), or `"auto"` (bfloat16 on GPUs from
-                Ampere on, float16 on older ones, float32 on a CPU).
+                rest in bfloat16), or `"auto"` (bfloat16 on GPUs from Ampere on, float16 on older
+                ones, float32 on a CPU).
             attention: `"auto"` or a kernel of `deployments.model.towers.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.

@@ -1,5 +1,7 @@
 """The answer to `POST /v1/classify`, in the shape of the hosted API."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deployments.messages import Classification
@@ -15,18 +17,19 @@ def answer_of(found: Classification, served: Served) -> ClassificationList:
     `prediction` is the best of all labels, or of those of the first group; every group has its own
     in `groups`.
     """
+    parts = Labels(found.labels, found.groups).parts()
     answer: ClassificationList = {
         "model": served.names[0],
         "object": "list",
         "usage": usage(found.usage, served.image_price_tokens),
-        "data": [_item(found, index) for index in range(len(found.scores))],
+        "data": [_item(found, index, parts) for index in range(len(found.scores))],
     }
     if found.failures:
         answer["errors"] = faults(found.failures)
     return answer
 
 
-def _item(found: Classification, index: int) -> Classified:
+def _item(found: Classification, index: int, parts: Sequence[slice]) -> Classified:
     if index in found.failures:
         nothing: Classified = {
             "object": "classification",
@@ -47,7 +50,6 @@ def _item(found: Classification, index: int) -> Classified:
         if found.groups:
             one["group"] = found.groups[place]
         predictions.append(one)
-    parts = Labels(found.labels, found.groups).parts()
     choices = [_choice(predictions[part]) for part in parts]
     item: Classified = {
         "object": "classification",

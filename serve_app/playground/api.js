@@ -20,30 +20,28 @@ export class Api {
 
   /** Embed a request's input: one Float32Array per item, or null with a fault, in its order. */
   async embed(body, signal) {
-    const startMs = performance.now();
-    const response = await this.#send("v1/embeddings", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-      signal,
-    });
-    const answer = await response.json();
+    const { answer, exchange } = await this.#post("v1/embeddings", body, signal);
     const vectors = answer.data.map((row) => row.embedding && decode(row.embedding));
     const faults = new Map((answer.errors ?? []).map((fault) => [fault.index, fault]));
-    return { vectors, faults, exchange: exchange(response, answer, performance.now() - startMs) };
+    return { vectors, faults, exchange };
   }
 
   /** Score a request's labels: one entry per item, in its order. */
   async classify(body, signal) {
+    const { answer, exchange } = await this.#post("v1/classify", body, signal);
+    return { data: answer.data, exchange };
+  }
+
+  async #post(path, body, signal) {
     const startMs = performance.now();
-    const response = await this.#send("v1/classify", {
+    const response = await this.#send(path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
       signal,
     });
     const answer = await response.json();
-    return { data: answer.data, exchange: exchange(response, answer, performance.now() - startMs) };
+    return { answer, exchange: exchange(response, answer, performance.now() - startMs) };
   }
 
   async #send(path, options) {

@@ -11,6 +11,7 @@ import pytest
 
 from deployments.config import AppConfig
 from serve_app.gallery import FOLDER, gallery_images
+from tests.serve_app.deployed import deployed
 
 NAME = "scaled"
 TOWER = {"num_cpus": 0.1, "scaling": {"min_replicas": 1, "max_replicas": 3, "downscale_delay_s": 1}}
@@ -28,14 +29,8 @@ CONFIG = AppConfig.model_validate(
 
 @pytest.fixture(scope="module")
 def scaled(service) -> Iterator[httpx.Client]:
-    from ray import serve
-
-    from serve_app.launch import launch
-
-    launch(CONFIG, NAME, f"/{NAME}")
-    with httpx.Client(base_url=f"{service.url}/{NAME}", timeout=120) as client:
+    with deployed(service, CONFIG, NAME) as client:
         yield client
-    serve.delete(NAME)
 
 
 def replicas() -> dict[str, int]:

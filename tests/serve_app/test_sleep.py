@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from deployments.config import AppConfig
+from tests.serve_app.deployed import deployed
 
 NAME = "sleeping"
 SLEEPY = {"num_cpus": 0.1, "scaling": {"min_replicas": 0, "max_replicas": 1}}
@@ -22,14 +23,8 @@ CONFIG = AppConfig.model_validate(
 
 @pytest.fixture(scope="module")
 def sleeping(service) -> Iterator[httpx.Client]:
-    from ray import serve
-
-    from serve_app.launch import launch
-
-    launch(CONFIG, NAME, f"/{NAME}")
-    with httpx.Client(base_url=f"{service.url}/{NAME}", timeout=60) as client:
+    with deployed(service, CONFIG, NAME) as client:
         yield client
-    serve.delete(NAME)
 
 
 def states() -> dict[str, int]:

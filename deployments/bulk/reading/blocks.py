@@ -6,10 +6,8 @@ are looked at in Ray tasks; the driver sees where rows lie and their types, neve
 
 import fnmatch
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import ray
 
@@ -40,6 +38,7 @@ KINDS = {
     ".tgz": "tar",
 }
 SIDE_FILES = ("*.crc", "*.md5", "*.sha256", "*.md", "LICENSE*", "*.yaml")  # that hold no rows
+ICEBERG = ".metadata.json"  # ends the names of what says which files are of a table
 TABLE_FORMATS = {"_delta_log": "delta", "_versions": "lance"}  # by a folder that each has
 PART_BYTES = 128 * 1024 * 1024  # of lines of JSON that one task looks at
 SMALL_BYTES, FEW_FILES = 4 * 1024 * 1024, 32  # looked at here, in less time than a task takes
@@ -114,7 +113,7 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
     tables = [file for file in files if kinds[file] not in ("", "images")]
     images = [file for file in files if kinds[file] == "images"]
     if tables:
-        _refuse_table_formats(url)
+        _refuse_table_formats(url, files)
         lost |= {file.url: "an image beside tables, which name theirs" for file in images}
     blocks: list[RowBlock] = []
     first_row = 0
@@ -181,22 +180,23 @@ def _matches(file: File, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, x) or file.url == x for x in patterns)
 
 
-def _refuse_table_formats(url: str) -> None:
+def _refuse_table_formats(url: str, files: Sequence[File]) -> None:
     """Refuse folders whose files are not all current: their table says which ones are."""
-    for folder, name in TABLE_FORMATS.items():
-        if is_folder(f"{url.rstrip('/')}/{folder}"):
-            raise OptionError(
-                f"the input {url!r} is a {name} table; read it in Python by ray.data.read_{name} "
-                "and embed that dataset by deployments.bulk.embed"
-            )
+    found = [name for x, name in TABLE_FORMATS.items() if is_folder(f"{url.rstrip('/')}/{x}")]
+    if any(file.url.endswith(ICEBERG) for file in files):
+        found.append("iceberg")
+    for name in found:
+        raise OptionError(
+            f"the input {url!r} is a {name} table; read it in Python by ray.data.read_{name} "
+            "and embed that dataset by deployments.bulk.embed"
+        )
 
 
 def _nothing(url: str, lost: dict[str, str]) -> str:
-    faults = [f"{shown(path)}: {fault}" for path, fault in chain(list(lost.items())[:3])]
-    more = f", and {len(lost) - 3:,} more files" if len(lost) > 3 else ""
-    known = " ".join([*KINDS, *IMAGE_SUFFIXES])
+    """Say why there are no rows: of files that cannot be read the first three, and what can be."""
     if not lost:
         return f"the input {url!r} has no rows"
-    why = Counter(lost.values()).most_common(1)[0][0]
-    hint = f" (known are {known})" if why == "no known kind of file" else ""
-    return f"the input {url!r} has no rows that can be read: {'; '.join(faults)}{more}{hint}"
+    faults = "; ".join(f"{shown(path)}: {lost[path]}" for path in list(lost)[:3])
+    more = f", and {len(lost) - 3:,} more files" if len(lost) > 3 else ""
+    known = " ".join([*KINDS, *IMAGE_SUFFIXES])
+    return f"the input {url!r} has no rows that can be read: {faults}{more} (known are {known})"

@@ -117,16 +117,16 @@ def _list_local(path: str) -> list[File]:
     path = os.path.abspath(path)
     if os.path.isfile(path):
         return [File(path, os.path.getsize(path))]
-    is_folder = os.path.isdir(path)
-    if not is_folder and not any(x in path for x in WILDCARDS):
+    is_pattern = not os.path.isdir(path)
+    if is_pattern and not any(x in path for x in WILDCARDS):
         return []
-    top = path if is_folder else os.path.dirname(_before_wildcard(path + "*"))
+    top = path if not is_pattern else os.path.dirname(_before_wildcard(path + "*"))
     files = []
     for folder, folders, names in os.walk(top, followlinks=True):
         folders[:] = [name for name in folders if name[0] not in "._"]
         for name in names:
             found = os.path.join(folder, name)
-            wanted = is_folder or fnmatch.fnmatchcase(found, path)
+            wanted = not is_pattern or fnmatch.fnmatchcase(found, path)
             if wanted and name[0] not in "._" and os.path.isfile(found):
                 files.append(File(found, os.path.getsize(found)))
     return files
@@ -138,15 +138,15 @@ def _list_store(url: str) -> list[File]:
     prefix = url[: url.rindex(path)] if path and path in url else S3
     if info.type is fs.FileType.File:
         return [File(url, info.size)]
-    is_folder = info.type is fs.FileType.Directory
-    top = path if is_folder else _before_wildcard(path + "*").rpartition("/")[0]
+    is_pattern = info.type is not fs.FileType.Directory
+    top = path if not is_pattern else _before_wildcard(path + "*").rpartition("/")[0]
     selector = fs.FileSelector(top, recursive=True, allow_not_found=True)
     return [
         File(prefix + x.path, x.size)
         for x in system.get_file_info(selector)
         if x.type is fs.FileType.File
         and not any(part[0] in "._" for part in x.path.removeprefix(top).split("/") if part)
-        and (is_folder or fnmatch.fnmatchcase(x.path, path))
+        and (not is_pattern or fnmatch.fnmatchcase(x.path, path))
     ]
 
 

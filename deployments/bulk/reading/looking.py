@@ -17,7 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deployments.bulk.reading import lines, tars
-from deployments.bulk.reading.files import chunks, open_input, open_unpacked, partitions
+from deployments.bulk.reading.files import (
+    UTF8_MARK,
+    chunks,
+    open_input,
+    open_unpacked,
+    partitions,
+)
 from deployments.bulk.reading.types import TEXT, Fields, guess_type, merged, plain
 from deployments.model.errors import OptionError
 
@@ -109,20 +115,17 @@ def _types(schema: pa.Schema) -> Fields:
 def _tar(part: Part, rows: int) -> Look:
     with tars.open_tar(part.url) as file:
         samples, fault = tars.samples_of(file)
-    content = {x.rpartition(".")[2] for sample in samples for x in sample.members}
-    types = dict.fromkeys((tars.KEY, tars.TEXT, tars.JSON), TEXT)
-    types |= {x: TEXT for sample in samples for x in sample.members}
-    images = [x for x in types if x.rpartition(".")[2] in tars.IMAGE_ENDS]
-    types |= dict.fromkeys(images, pa.large_binary())
-    if content & set(tars.IMAGE_ENDS):
-        types[tars.IMAGE] = pa.large_binary()
+    found = {extension for sample in samples for extension in sample.members}
+    types = dict.fromkeys((tars.KEY, tars.TEXT, tars.JSON, *sorted(found)), TEXT)
+    if images := [x for x in found if x.rpartition(".")[2] in tars.IMAGE_ENDS]:
+        types |= dict.fromkeys((tars.IMAGE, *images), pa.large_binary())
     return Look(_counted(len(samples), rows), types, fault)
 
 
 def _json(part: Part, rows: int) -> Look:
     """A list of objects, or else lines of JSON, as Spark writes them."""
     with open_unpacked(part.url) as file:
-        if not file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        if not file.read(64).removeprefix(UTF8_MARK).lstrip().startswith(b"["):
             found = _jsonl(part, rows)
             found.kind = "jsonl"
             if found.spans and not found.types:
@@ -145,7 +148,7 @@ def read_json(url: str) -> list[Any]:
         raise OptionError(
             f"it is one JSON list of over {MAX_JSON_BYTES:,} bytes; write JSON lines instead"
         )
-    values = lines.parse_json(data.removeprefix(b"\xef\xbb\xbf"))
+    values = lines.parse_json(data.removeprefix(UTF8_MARK))
     if not isinstance(values, list):
         raise OptionError(f"it is no list of JSON objects: {values}")
     return values

@@ -141,8 +141,9 @@ class BlockReader:
             rows = [lines.as_row(value) for value in values]
         else:
             rows = self._lines(block)
-        given = partitions(path)
-        return rows_to_table([({**given, **record}, error) for record, error in rows], types)
+        if given := partitions(path):
+            rows = [({**given, **record}, error) for record, error in rows]
+        return rows_to_table(rows, types)
 
     def _samples(self, block: RowBlock) -> list[lines.ParsedRow]:
         path = block.paths[0]
@@ -153,7 +154,8 @@ class BlockReader:
             weakref.finalize(self, file.close)
             self._tar = (path, file, tars.samples_of(file)[0])
         _, file, samples = self._tar
-        return [tars.read(file, x) for x in samples[block.start : block.start + block.num_rows]]
+        wanted = samples[block.start : block.start + block.num_rows]
+        return [tars.read(file, sample, self._layout.types) for sample in wanted]
 
     def _lines(self, block: RowBlock) -> list[lines.ParsedRow]:
         path = block.paths[0]

@@ -8,16 +8,19 @@ import posixpath
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from deployments.bulk.prepare import IMAGE_SUFFIXES
 from deployments.bulk.reading.files import CHUNK_BYTES, File, open_input, open_unpacked
 from deployments.bulk.reading.lines import Record, decode
 
 KEY, TEXT, IMAGE, JSON = "key", "text", "image", "json"
 TEXT_ENDS = ("txt", "text", "caption")
-IMAGE_ENDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ico", "ppm")
+IMAGE_ENDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+KINDS = {TEXT: TEXT_ENDS, IMAGE: IMAGE_ENDS, JSON: ("json",)}
 
 
 @dataclass(frozen=True)
@@ -88,28 +91,35 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def read(file: BinaryIO, sample: Sample) -> tuple[Record, str | None]:
-    """Return a sample's members by their extensions, and its text, image and JSON under one name.
+def read(file: BinaryIO, sample: Sample, wanted: Collection[str]) -> tuple[Record, str | None]:
+    """Return those columns of a sample that are wanted; others are not read.
 
-    Several images are an error unless one of them is asked for by its extension.
+    A column is a member by its extension, or the only text, image or JSON under that name.
     """
     record: Record = {KEY: sample.key}
     faults = []
-    for extension, place in sample.members.items():
-        if isinstance(place, str):
-            faults.append(f"{extension}: {place}")
-            continue
-        file.seek(place[0])
-        value = file.read(place[1])
-        end = extension.rpartition(".")[2]
-        record[extension] = value if end in IMAGE_ENDS else decode(value)
-    for name, ends in ((TEXT, TEXT_ENDS), (IMAGE, IMAGE_ENDS), (JSON, ("json",))):
-        found = [x for x in record if x.rpartition(".")[2] in ends and x != name]
-        if len(found) == 1:
-            record[name] = record[found[0]]
-        elif found:
+    for name in wanted:
+        found = [name] if name in sample.members else _members(sample, name)
+        if len(found) > 1:
             record[name] = Several(name, found)
+        for extension in found if len(found) == 1 else ():
+            place = sample.members[extension]
+            if isinstance(place, str):
+                faults.append(f"{extension}: {place}")
+                continue
+            file.seek(place[0])
+            value = file.read(place[1])
+            record[name] = value if _end(extension) in IMAGE_ENDS else decode(value)
     return record, "; ".join(faults) or None
+
+
+def _members(sample: Sample, name: str) -> list[str]:
+    """Return the extensions of a sample's texts, images or JSON."""
+    return [extension for extension in sample.members if _end(extension) in KINDS.get(name, ())]
+
+
+def _end(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
 @dataclass(frozen=True)

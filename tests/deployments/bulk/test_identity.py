@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from deployments.bulk.identity import Identity
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.reading.blocks import Plan
 from deployments.bulk.reading.tables import Layout
 from deployments.model.errors import OptionError
+from deployments.model.towers.linear import int8_fault
 
 PLAN = Plan((), {}, "123", {})
 LAYOUT = Layout("text", "image", (), {})
@@ -41,6 +43,16 @@ def test_what_changes_the_vectors_ends_the_job(
     identity(options).check_same(before)
     with pytest.raises(OptionError, match=f"{field} was"):
         identity(options, **changed).check_same(before)
+
+
+@pytest.mark.skipif(bool(int8_fault(torch.device("cpu"))), reason="no int8 on this CPU")
+def test_int8_is_another_job_than_the_half_precision_around_it(
+    make_options: Callable[..., EmbedOptions],
+) -> None:
+    """Its towers are in bfloat16 but for their linear layers."""
+    options = make_options(text="text", image="image")
+    with pytest.raises(OptionError, match=r"dtype was .*bfloat16.*now .*int8"):
+        identity(options, dtype="int8").check_same(identity(options, dtype="bfloat16"))
 
 
 def test_auto_stands_for_what_it_becomes(

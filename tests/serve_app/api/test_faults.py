@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from deployments.config import AppConfig
+from tests.serve_app.deployed import deployed
 
 NAME = "faulty"
 CONFIG = AppConfig.model_validate(
@@ -26,14 +27,8 @@ CONFIG = AppConfig.model_validate(
 
 @pytest.fixture(scope="module")
 def faulty(service) -> Iterator[httpx.Client]:
-    from ray import serve
-
-    from serve_app.launch import launch
-
-    launch(CONFIG, NAME, f"/{NAME}")
-    with httpx.Client(base_url=f"{service.url}/{NAME}", timeout=120) as client:
+    with deployed(service, CONFIG, NAME) as client:
         yield client
-    serve.delete(NAME)
 
 
 def long_texts(count: int, words: int) -> list[str]:

@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
 
 from benchmarks import malformed
 from serve_app.api import body, ingress
 from serve_app.api.upgrades import PlainHttp
 from tests.deployments.fake_towers import Served
+from tests.serve_app.deployed import on_uvicorn
 
 
 @contextlib.asynccontextmanager
@@ -19,15 +18,8 @@ async def serving(**limits) -> AsyncIterator[int]:
     """A Router whose towers are stand-ins, with its routes; yields the port."""
     router = Served(**limits).router
     app = ingress.http_app(router.config, lambda: router)
-    config = uvicorn.Config(app, http=PlainHttp, lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await task
+    async with on_uvicorn(app, PlainHttp) as port:
+        yield port
 
 
 async def test_broken_connections_are_never_a_fault_of_the_server():

@@ -1,14 +1,11 @@
 """Requests that offer another protocol, over uvicorn as Ray Serve starts it."""
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
 
 from serve_app.api.upgrades import PlainHttp
+from tests.serve_app.deployed import on_uvicorn
 
 OFFERS = {
     "JDK": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n",
@@ -31,20 +28,6 @@ async def echo(scope, receive, send) -> None:
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", size)]}
     )
     await send({"type": "http.response.body", "body": content})
-
-
-@contextlib.asynccontextmanager
-async def serving(protocol: object) -> AsyncIterator[int]:
-    """A server of `echo`; yields its port."""
-    config = uvicorn.Config(echo, http=protocol, lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await task
 
 
 async def answers(port: int, *packets: bytes, number: int = 1) -> list[bytes]:
@@ -75,7 +58,7 @@ CHUNKED = b"64\r\n" + BODY[:100] + b"\r\n64\r\n" + BODY[100:] + b"\r\n0\r\n\r\n"
 async def test_an_offer_is_passed_over_and_the_request_answered(offer):
     """With a length or chunked, in one packet or cut anywhere, and the next one behind it."""
     expected = b"POST /a%20b " + BODY
-    async with serving(PlainHttp) as port:
+    async with on_uvicorn(echo, PlainHttp) as port:
         whole = head(offer) + BODY
         chunked = head(offer, "Transfer-Encoding: chunked") + CHUNKED
         for request in (whole, chunked):
@@ -87,12 +70,12 @@ async def test_an_offer_is_passed_over_and_the_request_answered(offer):
 
 async def test_without_it_the_body_is_lost():
     """Uvicorn alone answers the JDK's request as if its body were empty."""
-    async with serving("httptools") as port:
+    async with on_uvicorn(echo, "httptools") as port:
         assert await answers(port, head(OFFERS["JDK"]) + BODY) == [b"POST /a%20b "]
 
 
 async def test_connect_is_answered_once():
     """CONNECT is no offer; it is not read again and again."""
-    async with serving(PlainHttp) as port:
+    async with on_uvicorn(echo, PlainHttp) as port:
         (answer,) = await answers(port, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n")
         assert answer

@@ -1,6 +1,8 @@
 """Columns of Parquet and its like, types over files, and what is refused or lost."""
 
+import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,21 +120,20 @@ def test_images_are_bytes_paths_or_structs_of_both(tmp_path, inputs):
 
 def test_files_of_several_kinds_are_read_packed_or_not(tmp_path, inputs):
     """What is not read is named; files beside the data that hold no rows are passed over."""
-    import gzip
-
     inputs.jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"text\nb\n"))
     for name, codec in (("c.jsonl.zst", "zstd"), ("d.jsonl.bz2", "bz2")):
         with pa.CompressedOutputStream(str(tmp_path / name), codec) as file:
             file.write(b'{"text": "%s"}\n' % name[:1].encode())
     inputs.parquet(tmp_path / "e.parquet", {"text": ["e"]})
+    (tmp_path / "e1.jsonl.xz").write_bytes(lzma.compress(b'{"text": "f"}\n'))
     (tmp_path / "f.xlsx").write_bytes(b"x")
     (tmp_path / "g.png").write_bytes(inputs.picture(1))
     for name in ("README.md", "a.jsonl.crc", "_SUCCESS", ".hidden.jsonl"):
         (tmp_path / name).write_bytes(b"x")
     plan = cut_input(str(tmp_path), 10)
     assert set(plan.lost) == {str(tmp_path / "f.xlsx"), str(tmp_path / "g.png")}
-    assert read_plan(plan)["text"].to_pylist() == list("abcde")
+    assert read_plan(plan)["text"].to_pylist() == list("abcdef")
     assert cut_input(str(tmp_path), 10, ("*.xlsx", "g.*")).lost == {}
 
 
@@ -197,6 +198,7 @@ def test_a_folder_of_pictures_is_a_column_of_paths(tmp_path, inputs):
         ({"a.parquet": b"x"}, r"a\.parquet: it cannot be read"),
         ({"a.jsonl": b"\n\n"}, "no rows"),
         ({"a.jsonl": b'{"body": "x"}\n'}, "no column text or image; its columns are body"),
+        ({"metadata/v1.metadata.json": b"{}", "a.parquet": b"x"}, r"iceberg table.*read_iceberg"),
         ({"_delta_log/0.json": b"{}", "a.jsonl": b'{"text": "a"}'}, r"delta table.*read_delta"),
     ],
 )

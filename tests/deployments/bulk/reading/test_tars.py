@@ -1,5 +1,6 @@
 """WebDataset tars as people make them."""
 
+import gzip
 import io
 import tarfile
 
@@ -27,8 +28,6 @@ def test_samples_are_whole_in_any_cut(tmp_path, inputs, rows, name):
     """Members of one key are one sample, also under long names, and in a packed tar."""
     path = inputs.tar(tmp_path / "a.tar", MEMBERS)
     if name != "a.tar":
-        import gzip
-
         (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
     table = read_all(tmp_path / name, rows, text="text", image="image", kept=("key", "json"))
     assert columns(table, "key", "image", "text", "json") == [
