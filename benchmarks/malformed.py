@@ -1,10 +1,10 @@
 """What does the service answer to connections that are no HTTP, and to bodies that are no requests?
 
-    python -m benchmarks.malformed [--connections 20000] [--seed 1] [--json]
+    python -m benchmarks.malformed [--connections 20000] [--seed 1] [--proxy haproxy] [--json]
 
-One Router answers itself, as `jina-clip-serve up` has it on one machine. Each connection sends a
-request that was broken at random places, and ends its side if no answer comes. None may be answered
-with a 5xx, and none may still be open after the time that a body has.
+One Router answers itself, as `jina-clip-serve up` has it on one machine, or is behind HAProxy. Each
+connection sends a request that was broken at random places, and ends its side if no answer comes.
+None may be answered with a 5xx, and none may still be open after 20 s.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import report
-from benchmarks.harness.servers import new_ingress, ray_folder
+from benchmarks.harness.servers import Proxy, new_ingress, ray_folder
 from deployments.config import AppConfig
 from serve_app.listening import LOOPBACK
 
@@ -108,13 +108,13 @@ async def _status(port: int, request: bytes) -> str:
     return answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") else "none"
 
 
-def measure(connections: int, seed: int) -> dict[str, Any]:
+def measure(connections: int, seed: int, proxy: Proxy) -> dict[str, Any]:
     """Start the service and attack it; afterwards it has to be ready."""
     from serve_app.server import running
 
     config = AppConfig.model_validate({"text": {"num_cpus": 0.5}, "vision": {"num_cpus": 0.5}})
     with ray_folder():
-        ingress = new_ingress("direct")
+        ingress = new_ingress(proxy)
         with running(config, ingress):
             seen = asyncio.run(attack(ingress.port, connections, seed))
             after = asyncio.run(_status(ingress.port, b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"))
@@ -127,8 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = report.command(__doc__)
     parser.add_argument("--connections", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--proxy", choices=("direct", "haproxy"), default="direct")
     options = parser.parse_args(arguments)
-    report.write(options, measure(options.connections, options.seed), report.show_values)
+    found = measure(options.connections, options.seed, options.proxy)
+    report.write(options, found, report.show_values)
 
 
 if __name__ == "__main__":
