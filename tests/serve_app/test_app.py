@@ -194,6 +194,7 @@ def test_every_node_of_a_cluster_gets_the_settings_that_up_has(tmp_path):
     }
     del up["RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT"]  # `up` ends where a replica cannot start
     wanted = up | dict(line.split("=") for line in settings.splitlines() if "health_check_" in line)
+    wanted["RAY_worker_niceness"] = SETTINGS["RAY_worker_niceness"]
     wanted |= {"RAY_AUTH_MODE": "token", "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(NODE_BUFFER_BYTES)}
     for environment in found:
         assert {name: environment.get(name) for name in wanted} == wanted
