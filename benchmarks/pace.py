@@ -8,11 +8,11 @@ loop at growing rates, the processor time of each process for a request, and fro
 the Routers and the proxy take for each GPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
-from benchmarks.harness import paced, report
+from benchmarks.harness import h100, report
 from benchmarks.harness.callers import measure
 from benchmarks.harness.servers import Proxy, service
 from deployments.config import AppConfig
@@ -39,18 +39,23 @@ def gpu_requests_per_s(many: dict[str, Any]) -> float:
     """Return the requests of this kind that a GPU computes in a second, from their mean cost."""
     requests = max(float(many["requests_per_s"]), 1e-9)
     if many["tokens_per_s"]:
-        return paced.TEXT_TOKENS_PER_S * requests / float(many["tokens_per_s"])
-    return paced.IMAGES_PER_S * requests / max(float(many["items_per_s"]), 1e-9)
+        return h100.TEXT_TOKENS_PER_S * requests / float(many["tokens_per_s"])
+    return h100.IMAGES_PER_S * requests / max(float(many["items_per_s"]), 1e-9)
+
+
+@contextmanager
+def paced_towers() -> Iterator[None]:
+    """Let the service have towers that only keep time."""
+    from benchmarks.harness import paced  # brings Ray, which reads its settings then
+
+    with paced.towers():
+        yield
 
 
 def compare(mixes: Sequence[str], proxy: Proxy, seconds: float, callers: int) -> dict[str, Any]:
     """Start the service with paced towers, and measure every mix."""
     results = {}
-    with (
-        mock.patch("serve_app.app.TextTower", paced.PacedTextTower),
-        mock.patch("serve_app.app.VisionTower", paced.PacedVisionTower),
-        service(AppConfig.model_validate(CONFIG), proxy) as url,
-    ):
+    with service(AppConfig.model_validate(CONFIG), proxy, towers=paced_towers) as url:
         for mix in mixes:
             measured = measure(url, mix, seconds, callers)
             cores = cores_in_front_per_gpu(measured)

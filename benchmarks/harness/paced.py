@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks.harness import h100
 from deployments.config import AppConfig
 from deployments.engine import engine
 from deployments.engine.device import SWITCH_INTERVAL_S, Device
@@ -25,14 +26,6 @@ from deployments.model.pictures.image import Pixels
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
-
-# An H100 (benchmarks/README.md): the least time of a batch, and its cost per second.
-CALL_S = 0.001
-TEXT_TOKENS_PER_S = 650_000
-IMAGES_PER_S = 450
-# Launching a batch too large for a graph takes so long with nothing else to do in the process.
-LAUNCH_S = 0.004
-GRAPH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -75,13 +68,13 @@ class PacedModel:
     def launch_tokens(self, texts: Sequence[Any]) -> Pending:
         """Begin a batch of texts."""
         tokens = sum(map(len, texts))
-        if tokens > GRAPH_TOKENS:
-            hold_interpreter(LAUNCH_S)
-        return self._begin(len(texts), tokens / TEXT_TOKENS_PER_S)
+        if tokens > h100.GRAPH_TOKENS:
+            hold_interpreter(h100.LAUNCH_S)
+        return self._begin(len(texts), tokens / h100.TEXT_TOKENS_PER_S)
 
     def launch_pixels(self, images: Sequence[Any]) -> Pending:
         """Begin a batch of images."""
-        return self._begin(len(images), len(images) / IMAGES_PER_S)
+        return self._begin(len(images), len(images) / h100.IMAGES_PER_S)
 
     def decode_images(self, images: Sequence[bytes], _max_pixels: int) -> Decoded:
         """Take images as decoded."""
@@ -89,7 +82,7 @@ class PacedModel:
 
     def _begin(self, items: int, seconds: float) -> Pending:
         with self._lock:
-            self._free_s = max(self._free_s, time.monotonic()) + max(seconds, CALL_S)
+            self._free_s = max(self._free_s, time.monotonic()) + max(seconds, h100.CALL_S)
             return Pending(self._free_s, np.full((items, self.width), 0.5, np.float32))
 
 
@@ -135,3 +128,12 @@ class PacedVisionTower(VisionTower):
     def __init__(self, config: AppConfig) -> None:
         with paced_engine():
             super().__init__(config)
+
+
+@contextmanager
+def towers() -> Iterator[None]:
+    """Let a service that is started in the block have towers at a given pace."""
+    text = mock.patch("serve_app.app.TextTower", PacedTextTower)
+    vision = mock.patch("serve_app.app.VisionTower", PacedVisionTower)
+    with text, vision:
+        yield

@@ -8,14 +8,21 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from deployments.config import AppConfig
-from serve_app.listening import HAPROXY_PORTS, LOOPBACK, Ingress, free_port, prepare_environment
+from serve_app.listening import (
+    HAPROXY_PORTS,
+    LOOPBACK,
+    SETTINGS,
+    Ingress,
+    free_port,
+    prepare_environment,
+)
 from serve_app.server import running
 from serve_app.settings import CORES_PER_ROUTER, read_config
 
@@ -60,8 +67,14 @@ class Setup:
 
 
 @contextmanager
-def service(config: AppConfig, proxy: Proxy = "haproxy") -> Iterator[str]:
+def service(
+    config: AppConfig,
+    proxy: Proxy = "haproxy",
+    towers: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[str]:
     """Run the service on loopback, without its cache of rows; yields its URL.
+
+    `towers` puts others in the place of the real ones, once Ray may be imported.
 
     The generator sends the same texts again in the next run: with a cache, only the first run
     would reach the towers.
@@ -70,13 +83,19 @@ def service(config: AppConfig, proxy: Proxy = "haproxy") -> Iterator[str]:
     config = config.model_copy(update={"router": router})
     with ray_folder():
         ingress = new_ingress(proxy)
-        with running(config, ingress) as url:
+        with towers(), running(config, ingress) as url:
             stop_on_sigterm()
             yield url
 
 
 def new_ingress(proxy: Proxy) -> Ingress:
-    """Choose free ports, and set what Ray Serve reads before it is imported."""
+    """Choose free ports, and set what Ray Serve reads when it is imported.
+
+    Raises:
+        RuntimeError: it is imported already, and would run with other settings than a user's.
+    """
+    if "ray.serve" in sys.modules and not SETTINGS.keys() <= os.environ.keys():
+        raise RuntimeError("Ray Serve is imported before its settings are known")
     for variable in HAPROXY_PORTS:
         os.environ[variable] = str(free_port())
     ingress = Ingress(proxy, LOOPBACK, free_port())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.harness import paced
+from benchmarks.harness import h100, paced
 from deployments.config import AppConfig
 from deployments.engine.engine import TowerEngine
 from deployments.engine.inputs import ImageInputs, TextInputs
@@ -37,6 +37,6 @@ def test_batches_follow_each_other_at_the_pace():
     """The next is done by its own cost after the one before; a small one takes the least time."""
     model = paced.PacedModel(AppConfig())
     ends_s = [model.launch_pixels([b""] * 45).end_s for _ in range(2)]
-    assert ends_s[1] - ends_s[0] == pytest.approx(45 / paced.IMAGES_PER_S)
+    assert ends_s[1] - ends_s[0] == pytest.approx(45 / h100.IMAGES_PER_S)
     text = np.zeros(8, np.int32)
-    assert model.launch_tokens([text]).end_s - ends_s[1] == pytest.approx(paced.CALL_S)
+    assert model.launch_tokens([text]).end_s - ends_s[1] == pytest.approx(h100.CALL_S)
