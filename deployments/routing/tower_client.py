@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -21,6 +21,7 @@ logger = logging.getLogger("ray.serve")
 
 LOST = (ActorDiedError, ActorUnavailableError)
 MAX_TRIES = 2
+SMALL_SHARE = 1 / 8  # of a full chunk
 
 Chunk = TextChunk | ImageChunk
 
@@ -49,10 +50,12 @@ class TowerClient:
         self.metrics = metrics
         self._handle = handle
         self._may_sleep = may_sleep
-        # An answer comes once every part of its call has one, so that lanes do not mix.
-        self._lanes: dict[Lane, Coalescer[Chunk, TowerRows]] = {
-            "interactive": Coalescer(self._call),
-            "bulk": Coalescer(self._call),
+        # An answer comes once every part of its call has one: queries do not travel with documents,
+        # nor one lane with the other.
+        self._coalescers: dict[tuple[Lane, bool], Coalescer[Chunk, TowerRows]] = {
+            (lane, is_small): Coalescer(self._call, _device_s)
+            for lane in get_args(Lane)
+            for is_small in (True, False)
         }
 
     async def embed(self, chunk: Chunk, share: float) -> TowerRows:
@@ -65,7 +68,8 @@ class TowerClient:
             DeadlineError: the chunk's time ran out.
             ServiceError: the tower failed in a way that it should not.
         """
-        return await self._lanes[chunk.terms.lane].embed(chunk, share)
+        kind = chunk.terms.lane, share <= SMALL_SHARE
+        return await self._coalescers[kind].embed(chunk, share)
 
     async def ready(self, wake: bool = False) -> None:
         """Return once a replica answers, or at once where the tower sleeps; notes its fingerprint.
@@ -139,6 +143,10 @@ class TowerClient:
             return TowerUnavailableError(f"the {self.name} tower cannot be reached; retry shortly")
         logger.error("the %s tower failed", self.name, exc_info=error)
         return ServiceError(f"the {self.name} tower failed; the reason is in the server's log")
+
+
+def _device_s(answer: TowerRows) -> float:
+    return answer.device_ms / 1e3
 
 
 def _device_lost(answer: TowerRows | EmbeddingError) -> bool:

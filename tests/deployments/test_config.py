@@ -8,10 +8,9 @@ from deployments.config import AppConfig
 REFUSED = {
     "an unknown key": ({"text": {"max_tokens": 1}}, "max_tokens"),
     "no tower at all": ({"text": {"enabled": False}, "vision": {"enabled": False}}, "nothing"),
-    "a chunk larger than a batch": ({"router": {"max_tokens_per_chunk": 20000}}, "fit in a batch"),
     "an image larger than a chunk": ({"images": {"max_image_bytes": 10**9}}, "one image"),
     "files of a server's disk": ({"images": {"local_files": True}}, "bulk"),
-    "too few calls to fill a batch": ({"text": {"max_ongoing_requests": 5}}, "set it to 8"),
+    "too few calls to fill a batch": ({"text": {"max_ongoing_requests": 3}}, "set it to 4"),
     "too few calls for pictures": ({"vision": {"max_ongoing_requests": 5}}, "set it to 8"),
     "bounds the wrong way round": (
         {"text": {"scaling": {"min_replicas": 3, "max_replicas": 2}}},

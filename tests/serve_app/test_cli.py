@@ -36,7 +36,7 @@ def test_a_serve_config_file_gives_its_arguments(tmp_path):
         ("nonsense", "KEY=VALUE"),
         ("text=3", "text"),
         ("text.num_replicas.more=3", "num_replicas"),
-        ("router.max_tokens_per_chunk=99999", "max_batch_tokens"),
+        ("images.max_image_bytes=99999999", "max_chunk_bytes"),
         ("text.num_replicas=[", "is not YAML"),
         ("text.num_replicas=" + "[" * 5000, "is not YAML"),
         ("log_format=2026-13-45", "is not YAML"),

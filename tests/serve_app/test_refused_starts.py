@@ -34,7 +34,7 @@ def taken():
     ("setting", "code", "words"),
     [
         ("model.source=./nowhere", 1, "no folder './nowhere'"),
-        ("text.max_batch_tokens=100", 2, "a chunk must fit in a batch"),
+        ("images.max_image_bytes=99999999", 2, "one image must fit"),
         ("images.local_files=true", 2, "a server must not read its disk"),
         ("api_keys_file=./nowhere.yaml", 1, "nowhere.yaml"),
     ],

@@ -8,9 +8,9 @@ import pytest
 
 from deployments.errors import DeadlineError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError
-from deployments.routing.coalescing import SMALL_SHARE, Coalescer
+from deployments.routing.coalescing import ALONE_SHARE, Coalescer
 
-SHARE = SMALL_SHARE / 4
+SHARE = 1 / 32
 REQUEST = ContextVar("request", default="none")
 LONG_S = 60.0  # no test waits that long: the timer plays no part
 
@@ -25,6 +25,10 @@ class Tower:
         self.called = asyncio.Semaphore(0)
         self.gate = asyncio.Semaphore(0)
         self.error: EmbeddingError | None = None
+        self.worked_s = 0.0
+
+    def device_s(self, _: int) -> float:
+        return self.worked_s
 
     async def send(self, chunks: Sequence[int]) -> list[int | EmbeddingError]:
         self.calls.append(list(chunks))
@@ -52,7 +56,7 @@ def tower() -> Tower:
 
 
 def coalescer_of(tower: Tower, max_calls: int = 1, max_wait_s: float = LONG_S):
-    return Coalescer(tower.send, max_calls, max_wait_s)
+    return Coalescer(tower.send, tower.device_s, max_calls, max_wait_s, LONG_S)
 
 
 async def ask(coalescer, numbers, share=SHARE):
@@ -95,27 +99,38 @@ async def test_as_many_calls_as_allowed_are_under_way_before_others_wait(tower):
     await settle()
 
 
-async def test_large_chunks_neither_wait_nor_make_others_wait(tower):
-    """A chunk over the small share goes at once by itself, and does not count as under way."""
+async def test_a_chunk_that_leaves_little_room_goes_at_once(tower):
+    """It would wait for company that does not fit; others wait for it as for any call."""
     coalescer = coalescer_of(tower)
-    large = await ask(coalescer, [1, 2], share=1.5 * SMALL_SHARE)
+    large = await ask(coalescer, [1, 2], share=1.2 * ALONE_SHARE)
     small = await ask(coalescer, [3, 4])
-    late = await ask(coalescer, [5], share=1.5 * SMALL_SHARE)
-    assert tower.calls == [[1], [2], [3], [5]]  # 4 waits for 3, not for the large ones
-    for _ in range(5):
+    assert tower.calls == [[1], [2]]
+    for _ in range(3):
         tower.gate.release()
         await settle()
-    assert await asyncio.gather(*large, *small, *late) == [2, 4, 6, 8, 10]
+    assert await asyncio.gather(*large, *small) == [2, 4, 6, 8]
+    assert tower.calls == [[1], [2], [3, 4]]
 
 
 async def test_a_call_carries_a_full_chunk_at_most(tower):
     """What does not fit waits for the next call, oldest first."""
-    callers = await ask(coalescer_of(tower), range(12), share=SMALL_SHARE)
-    for _ in range(3):
+    callers = await ask(coalescer_of(tower), range(8), share=0.3)
+    for _ in range(4):
         tower.gate.release()
         await settle()
-    assert tower.calls == [[0], list(range(1, 9)), [9, 10, 11]]
-    assert len(await asyncio.gather(*callers)) == 12
+    assert tower.calls == [[0], [1, 2, 3], [4, 5, 6], [7]]
+    assert len(await asyncio.gather(*callers)) == 8
+
+
+async def test_what_fills_a_call_goes_out_though_others_are_under_way(tower):
+    """Several replicas have work at once; what is left over waits on."""
+    callers = await ask(coalescer_of(tower), range(7), share=1 / 4)
+    assert tower.calls == [[0], [1, 2, 3, 4]]
+    tower.gate.release(), tower.gate.release()
+    await settle()
+    assert tower.calls[2:] == [[5, 6]]
+    tower.gate.release()
+    assert len(await asyncio.gather(*callers)) == 7
 
 
 async def test_a_slow_answer_holds_nobody_up_longer_than_the_wait(tower):
@@ -128,23 +143,34 @@ async def test_a_slow_answer_holds_nobody_up_longer_than_the_wait(tower):
     assert await asyncio.gather(*callers) == [0, 2, 4]
 
 
-async def test_each_call_under_way_doubles_the_wait_for_the_next(tower, monkeypatch):
-    """Where calls are slow because there are many, they become fewer and larger."""
-    waits_s, loop = [], asyncio.get_running_loop()
+@pytest.mark.parametrize(
+    ("took_s", "worked_s", "wait_s"),
+    [(0.1, 0.04, 0.03), (0.1, 0.1, 0.003), (0.05, 0.048, 0.003), (90, 0, 0.05)],
+    ids=["half of the rest", "all work", "at least", "a tower that was starting"],
+)
+async def test_the_wait_is_half_of_what_the_last_call_waited(
+    tower, monkeypatch, took_s, worked_s, wait_s
+):
+    """A tower with a queue could not begin sooner, so fewer calls carry more; an idle one can."""
+    now_s, waits_s, loop = 0.0, [], asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda: now_s)
 
     def call_later(delay_s, overdue):
         waits_s.append(delay_s)
-        loop.call_soon(overdue)
-        return asyncio.Handle(overdue, (), loop)
+        return asyncio.TimerHandle(now_s + delay_s, overdue, (), loop)
 
+    tower.worked_s = worked_s
+    coalescer = Coalescer(tower.send, tower.device_s)
+    callers = await ask(coalescer, [0])
+    now_s = took_s
+    tower.gate.release()
+    await settle()
     monkeypatch.setattr(loop, "call_later", call_later)
-    coalescer = coalescer_of(tower, max_wait_s=3)
-    callers = [caller for number in range(5) for caller in await ask(coalescer, [number])]
-    assert tower.calls == [[0], [1], [2], [3], [4]]
-    assert waits_s == [3, 6, 12, 24]
-    for _ in callers:
-        tower.gate.release()
-    assert await asyncio.gather(*callers) == [0, 2, 4, 6, 8]
+    callers += await ask(coalescer, [1, 2])
+    assert waits_s == [pytest.approx(wait_s)]
+    tower.gate.release(), tower.gate.release()
+    await settle()
+    assert await asyncio.gather(*callers) == [0, 2, 4]
 
 
 async def test_a_caller_who_leaves_while_waiting_is_not_sent(tower):
@@ -221,7 +247,7 @@ async def test_too_few_answers_leave_nobody_waiting():
     async def send(chunks):
         return [2 * chunk for chunk in chunks][:1]
 
-    coalescer = Coalescer(send, 1, LONG_S)
+    coalescer = Coalescer(send, float, 1, LONG_S)
     results = await asyncio.gather(
         *(coalescer.embed(number, SHARE) for number in range(3)), return_exceptions=True
     )

@@ -120,20 +120,20 @@ async def test_lanes_do_not_travel_together():
     assert sorted(handle.calls) == [[1], [2], [11], [12]]
 
 
-async def test_queries_travel_with_small_documents():
-    """Small chunks of a lane wait for one call and share the next; a large one goes at once."""
-    handle = Handle(rows, rows, rows)
+async def test_queries_travel_with_small_documents_and_large_ones_with_large():
+    """A query's answer never waits for that to a large chunk in the same call."""
+    handle = Handle(*[rows] * 5)
     handle.gate.clear()
     client = client_of(handle)
-    shares = (0.1, 1), (SMALL, 2), (0.1, 3), (0.5, 4), (SMALL, 5)
+    shares = (0.1, 1), (0.3, 2), (SMALL, 3), (0.2, 4), (0.1, 5), (0.3, 6), (0.9, 7)
     asking = [asyncio.create_task(client.embed(chunk(number), share)) for share, number in shares]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert handle.calls == [[4], [1]]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert handle.calls == [[1], [2], [7]]
     handle.gate.set()
     answers = await asyncio.gather(*asking)
-    assert [int(answer.rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5]
-    assert handle.calls == [[4], [1], [2, 3, 5]]
+    assert [int(answer.rows[0, 0]) for answer in answers] == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(handle.calls) == [[1], [2], [3, 5], [4, 6], [7]]
 
 
 async def test_a_lone_caller_who_leaves_cancels_the_call():

@@ -65,10 +65,10 @@ def test_ray_without_its_token_is_a_warning(monkeypatch):
 
 def test_contradictory_settings_are_a_finding():
     """The message is the validation's own; nothing else is looked at."""
-    code, found = doctor("text.max_batch_tokens=10")
+    code, found = doctor("images.max_image_bytes=99999999")
     assert code == 1
     assert list(found) == ["configuration"]
-    assert "must fit in a batch" in found["configuration"]["found"]
+    assert "one image must fit" in found["configuration"]["found"]
 
 
 def test_gpus_that_are_not_here_fail(monkeypatch):
