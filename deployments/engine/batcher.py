@@ -38,8 +38,8 @@ class Batcher(Generic[T, R]):
             is run again in halves until the bad item is alone. A MemoryError also halves the
             budget, but not below half of what has run, until many batches have gone well. A
             TowerUnavailableError ends the batch at once.
-        lead_s: the next batch is handed to `run` so long before the one that runs is expected to
-            end; 0 waits for its end. There are two at most.
+        lead_s: tells how long before the end that is expected of a batch the next one is handed to
+            `run`. There are two at most; None waits for the end.
         max_cost: budget of a batch, in the unit of the items' costs (tokens, images).
         max_items: most items in a batch.
         bulk_share: share of a batch that bulk work earns while interactive work waits too.
@@ -55,7 +55,7 @@ class Batcher(Generic[T, R]):
         bulk_share: float = 0.2,
         after_batch: AfterBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
-        lead_s: float = 0.0,
+        lead_s: Callable[[], float] | None = None,
     ) -> None:
         self.queue: WorkQueue[T, R] = WorkQueue(max_cost, max_items, bulk_share)
         self.watchdog = Watchdog(clock)
@@ -122,18 +122,18 @@ class Batcher(Generic[T, R]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            if not self._lead_s:
+            if self._lead_s is None:
                 await self._run_batch(batch)
                 continue
             before, running = running, asyncio.create_task(self._run_batch(batch), name="batch")
             if before is not None:
                 await before
-            await self._nearly_done(running, cost_of(batch))
+            await self._nearly_done(running, cost_of(batch), self._lead_s())
 
-    async def _nearly_done(self, running: "asyncio.Task[None]", cost: int) -> None:
+    async def _nearly_done(self, running: "asyncio.Task[None]", cost: int, lead_s: float) -> None:
         """Return when a batch that has the device to itself has `lead_s` left, or has ended."""
         expected_s = self.watchdog.expected_s(cost)
-        left_s = None if expected_s is None else max(expected_s - self._lead_s, 0)
+        left_s = None if expected_s is None else max(expected_s - lead_s, 0)
         await asyncio.wait((running,), timeout=left_s)
 
     def _expire(self) -> None:

@@ -21,6 +21,8 @@ TRIM_PERIOD_S = 10.0
 # 25 ms on an H200, and 66 ms with this (benchmarks/README.md).
 SWITCH_INTERVAL_S = 0.0001
 
+FORGET = 0.9  # of the longest launch, after each that is shorter
+
 logger = logging.getLogger("ray.serve")
 
 
@@ -31,6 +33,9 @@ class Device:
 
     Args:
         name: of a torch device, or `auto`.
+
+    Attributes:
+        launch_s: how long the host took to launch a batch, the longest of late.
     """
 
     def __init__(self, name: str) -> None:
@@ -42,6 +47,7 @@ class Device:
         if not self.is_cpu:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
             self._collector = ThreadPoolExecutor(1, thread_name_prefix="collect")
+        self.launch_s = 0.0
         self._fault: str | None = None
         self._trimmed_s = time.monotonic()
 
@@ -61,7 +67,9 @@ class Device:
         """
         if self.is_cpu:  # where nothing is left to wait for
             return await self.run(_called_twice, launch)
+        begin_s = time.monotonic()
         collect = await self.run(launch)
+        self.launch_s = max(time.monotonic() - begin_s, FORGET * self.launch_s)
         return await asyncio.wrap_future(self.submit_to(self._collector, collect))
 
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> "Future[R]":

@@ -35,9 +35,9 @@ T = TypeVar("T")
 A = TypeVar("A")
 Results = list[Row | Exception]
 
-# With 6 ms an engine alone did 7% more calls on an H200 than with none (benchmarks/README.md). In a
-# service launching takes longer; what another lead gives there was not measured by itself.
-LEAD_S = 0.010
+# The next batch is handed over so many launches before the one that runs ends, at most so early.
+LEAD_LAUNCHES = 1.5
+MOST_LEAD_S = 0.05
 
 logger = logging.getLogger("ray.serve")
 
@@ -142,7 +142,7 @@ class TowerEngine(Generic[C, T]):
             return self._count(await device.run_launched(partial(self._launch, items)))
 
         if for_bulk or not device.is_cpu:
-            lead_s = 0.0 if device.is_cpu else LEAD_S
+            lead_s = None if device.is_cpu else self._lead_s
             cost = inputs.max_cost if for_bulk else self.model.timely[inputs.tower]
             return Batcher(run, cost, inputs.max_items, after_batch=after_batch, lead_s=lead_s)
         cost = min(inputs.max_cost, inputs.cpu_cost)
@@ -157,6 +157,10 @@ class TowerEngine(Generic[C, T]):
 
         limits = cost, inputs.cpu_cost_beside, inputs.max_items
         return ExpressBatcher(run, run_beside, *limits, after_batch=after_batch)
+
+    def _lead_s(self) -> float:
+        """Return how long before a batch ends the next one has to be handed over to follow it."""
+        return min(LEAD_LAUNCHES * self._device.launch_s, MOST_LEAD_S)
 
     def _launch(self, items: list[T]) -> Callable[[], Results]:
         """Queue a batch; returns what waits for its results."""

@@ -181,10 +181,13 @@ class Gpu:
         return [event.is_set() for event in self.begun]
 
 
-async def busy_gpu(lead_s: float) -> tuple[Gpu, Batcher[int, int], list[asyncio.Task[Call[int]]]]:
+async def busy_gpu(
+    lead_s: float | None,
+) -> tuple[Gpu, Batcher[int, int], list[asyncio.Task[Call[int]]]]:
     """A batcher that takes a batch to last 0.1 s, and has three to run."""
     gpu = Gpu()
-    batcher: Batcher[int, int] = Batcher(gpu.run, 10, 10, lead_s=lead_s)
+    lead = None if lead_s is None else lambda: lead_s
+    batcher: Batcher[int, int] = Batcher(gpu.run, 10, 10, lead_s=lead)
     batcher.watchdog.expected_s = lambda _: 0.1  # type: ignore[method-assign]
     calls = [asyncio.create_task(batcher.submit([n], [10])) for n in range(3)]
     await settle()
@@ -210,7 +213,7 @@ async def test_a_gpu_is_handed_the_next_batch_shortly_before_the_last_one_ends()
 
 async def test_without_a_lead_the_next_batch_waits_for_the_end_of_the_last():
     """The negative control, and what a CPU does."""
-    gpu, _, calls = await busy_gpu(lead_s=0.0)
+    gpu, _, calls = await busy_gpu(lead_s=None)
     await asyncio.sleep(0.15)
     assert gpu.has_begun() == [True, False, False]
     for end in gpu.ends:

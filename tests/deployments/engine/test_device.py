@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from deployments.engine.device import Device
+from deployments.engine.device import FORGET, Device
 from deployments.errors import TowerUnavailableError
 
 
@@ -70,3 +70,24 @@ async def test_a_cpu_gives_memory_back_now_and_then(monkeypatch):
     monkeypatch.setattr("deployments.engine.device.TRIM_PERIOD_S", 3600)
     await device.run(int)
     assert len(trims) == 1
+
+
+async def test_a_gpu_remembers_the_longest_launch_of_late(monkeypatch):
+    """The next batch is handed over so long before the last one ends; short launches forget it."""
+    now_s = 0.0
+    monkeypatch.setattr("deployments.engine.device.time.monotonic", lambda: now_s)
+    device = Device("cpu")
+    device.is_cpu = False  # its thread launches, another waits
+
+    async def launched(seconds: float) -> float:
+        def launch():
+            nonlocal now_s
+            now_s += seconds
+            return list
+
+        assert await device.run_launched(launch) == []
+        return device.launch_s
+
+    assert await launched(0.02) == pytest.approx(0.02)
+    assert await launched(0.001) == pytest.approx(0.02 * FORGET)
+    assert await launched(0.03) == pytest.approx(0.03)

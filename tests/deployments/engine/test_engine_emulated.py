@@ -133,7 +133,8 @@ def test_a_tower_that_is_wrong_in_every_way_does_not_start(gpu, monkeypatch):
 
 async def test_two_batches_are_in_flight_and_no_third_is_prepared(gpu, demo, monkeypatch):
     """While the device works on one, the next is queued on it, and what comes later waits."""
-    monkeypatch.setattr("deployments.engine.engine.LEAD_S", 3600)
+    monkeypatch.setattr("deployments.engine.engine.LEAD_LAUNCHES", 1e9)
+    monkeypatch.setattr("deployments.engine.engine.MOST_LEAD_S", 3600)
     engine = engine_of(compile="off")
     launched, both = [], threading.Event()
     launch = engine.model.launch_tokens

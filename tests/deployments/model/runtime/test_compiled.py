@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_filling_a_batch_up_to_a_shape_changes_no_row(demo: ClipModel, lengths: 
 
 def test_every_shape_can_be_filled_from_its_emptiest_and_fullest_batch():
     """Bounds rise to the shape's tokens in steps of at most its longest text."""
-    for shape in text_shapes(2048):
+    for shape in text_shapes(16384):
         for count in (1, shape.sequences):
             bounds = shape.fill(np.arange(count + 1) * 2)
             assert len(bounds) == shape.num_bounds
@@ -65,21 +66,33 @@ def test_every_shape_can_be_filled_from_its_emptiest_and_fullest_batch():
         ((4, 4, 4, 4), GraphShape(16, 4, 16)),
         ((3, 3, 3, 3, 3), GraphShape(32, 8, 32)),
         ((200,), GraphShape(256, 8, 256)),
-        ((100,) * 12, GraphShape(1536, 384, 128)),
+        ((100,) * 12, GraphShape(1536, 128, 512)),
+        ((500, 500, 500), GraphShape(1536, 128, 512)),
+        ((129,) * 100, GraphShape(13312, 128, 512)),
+        ((32,) * 512, GraphShape(16384, 512, 128)),
         ((1025,), None),
-        ((128,) * 17, None),
+        ((513,) * 4, None),
+        ((129,) * 129, None),
+        ((20,) * 513, None),
     ],
 )
 def test_a_batch_takes_the_smallest_shape_that_holds_it(
     lengths: tuple[int, ...], expected: GraphShape | None
 ):
-    """Tokens, number of texts and longest text all have to fit; larger batches have no graph."""
+    """Tokens, texts and the longest all have to fit; batches with long texts have no graph."""
     assert fitting(text_shapes(16384), lengths) == expected
 
 
 def test_no_shape_is_larger_than_the_budget():
-    """A small budget captures small graphs only."""
+    """A small budget captures small graphs only; a full batch has one of its own size."""
     assert max(shape.tokens for shape in text_shapes(100)) == 96
+    assert max(shape.tokens for shape in text_shapes(16384)) == 16384
+
+
+def test_at_most_an_eighth_of_a_large_batch_is_filling():
+    """Sizes follow each other closely."""
+    sizes = sorted({shape.tokens for shape in text_shapes(16384) if shape.tokens >= 2048})
+    assert all(9 * low >= 8 * high for low, high in itertools.pairwise(sizes))
 
 
 def test_small_batches_replay_the_graph_of_their_shape(

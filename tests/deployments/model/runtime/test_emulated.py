@@ -67,7 +67,8 @@ def filled_by(shape: GraphShape) -> list[np.ndarray]:
     """Return texts that fit this shape, and no smaller one."""
     longest = min(shape.longest, shape.tokens - 2)
     if (shape.longest, shape.sequences) == (128, shape.tokens // 4) and shape.tokens > 128:
-        longest = min(longest, shape.tokens // 9)  # more texts than the other kind of shape takes
+        other = 128 if shape.tokens > 1024 else 8  # texts that the other kind of shape takes
+        longest = min(longest, shape.tokens // (other + 1))
     return texts(*[longest] * (shape.tokens // longest))
 
 
