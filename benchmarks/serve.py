@@ -22,7 +22,7 @@ from benchmarks.harness.callers import measure
 from benchmarks.harness.random_checkpoint import checkpoint
 from benchmarks.harness.servers import Setup, baseline_server, service
 
-MIXES = ("query", "32 texts", "128 texts", "1 image", "8 images", "16 texts + 4 images")
+MIXES = ("query", "32 texts", "128 texts", "1 image", "8 images", "8 photos", "16 texts + 4 images")
 
 
 def direct(setup: Setup, mix: str, seconds: float) -> float:

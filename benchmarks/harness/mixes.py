@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.workloads import jpegs
 from deployments.plan.traffic import read_trace
 from serve_app.gallery import gallery_images
 
@@ -20,7 +21,8 @@ QUERY_WORDS = 8
 TEXT_WORDS = (4, 40)  # of a text where a mix does not say
 MAX_TRACE_TOKENS = 8000
 TOKENS_PER_WORD = 1.4  # of the shipped tokenizer on these words, measured
-MIX = re.compile(r"(?:(\d+) texts?(?: of (\d+) words)?)?(?: \+ )?(?:(\d+) images?)?")
+MIX = re.compile(r"(?:(\d+) texts?(?: of (\d+) words)?)?(?: \+ )?(?:(\d+) (image|photo)s?)?")
+PHOTO_SIZE = 1280, 960
 PROBE = {"text": "red apple"}  # a text whose row is known after the first answer
 
 
@@ -45,7 +47,8 @@ def calls(
 
     Args:
         mixes: `query` (one text of 8 words), `trace` (one text of the next of `lengths` words), or
-            counts such as `32 texts`, `8 texts of 300 words`, `16 texts + 4 images`.
+            counts such as `32 texts`, `8 texts of 300 words`, `16 texts + 4 images`, `8 photos`:
+            images are small PNGs, photos JPEGs of 1280x960.
         lengths: of the texts of a trace, in words.
         encoding: that is asked for.
         probe: put the probe in the place of the first of several texts.
@@ -53,7 +56,7 @@ def calls(
     Raises:
         ValueError: a mix is not of that form.
     """
-    chance, images = random.Random(0), distinct_images()
+    chance, images = random.Random(0), {"image": distinct_images(), "photo": distinct_photos()}
     lengths_words = cycle(lengths or [QUERY_WORDS])
     while True:
         mix = chance.choice(mixes)
@@ -61,9 +64,9 @@ def calls(
             words = QUERY_WORDS if mix == "query" else next(lengths_words)
             items = [text(chance, words)]
         else:
-            texts, each, shown = counts(mix)
+            texts, each, shown, kind = counts(mix)
             items = [text(chance, each or chance.randint(*TEXT_WORDS)) for _ in range(texts)]
-            items += [{"image": next(images)} for _ in range(shown)]
+            items += [{"image": next(images[kind])} for _ in range(shown)]
         is_probed = probe and sum("text" in item for item in items) > 1
         if is_probed:
             items[0] = PROBE
@@ -94,8 +97,20 @@ def distinct_images() -> Iterator[str]:
         yield base64.b64encode(files[number % len(files)] + number.to_bytes(8, "big")).decode()
 
 
-def counts(mix: str) -> tuple[int, int, int]:
-    """Return the texts of a mix, the words of each (0: any), and the images.
+def distinct_photos() -> Iterator[str]:
+    """Yield JPEGs as a camera makes them again and again, no two alike, in base64.
+
+    Each has a comment of its own: what follows the end of a JPEG would keep a GPU from decoding it.
+    """
+    files = jpegs(*PHOTO_SIZE, 8)
+    for number in count():
+        data = files[number % len(files)]
+        comment = b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big")
+        yield base64.b64encode(data[:2] + comment + data[2:]).decode()
+
+
+def counts(mix: str) -> tuple[int, int, int, str]:
+    """Return the texts of a mix, the words of each (0: any), the images, and their kind.
 
     Raises:
         ValueError: it is not of that form.
@@ -103,8 +118,9 @@ def counts(mix: str) -> tuple[int, int, int]:
     found = MIX.fullmatch(mix)
     if not mix or not found:
         raise ValueError(f"{mix!r} is not a mix such as '16 texts + 4 images'")
-    texts, words, images = (int(number or 0) for number in found.groups())
-    return texts, words, images
+    *numbers, kind = found.groups()
+    texts, words, images = (int(number or 0) for number in numbers)
+    return texts, words, images, kind or "image"
 
 
 def trace_lengths(path: Path) -> list[int]:

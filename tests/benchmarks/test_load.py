@@ -156,10 +156,11 @@ async def test_a_checked_answer_has_the_right_rows(
 
 
 def test_a_mix_says_what_is_in_a_request() -> None:
-    assert counts("32 texts") == (32, 0, 0)
-    assert counts("1 text of 300 words") == (1, 300, 0)
-    assert counts("16 texts + 4 images") == (16, 0, 4)
-    assert counts("1 image") == (0, 0, 1)
+    assert counts("32 texts") == (32, 0, 0, "image")
+    assert counts("1 text of 300 words") == (1, 300, 0, "image")
+    assert counts("16 texts + 4 images") == (16, 0, 4, "image")
+    assert counts("1 image") == (0, 0, 1, "image")
+    assert counts("8 photos") == (0, 0, 8, "photo")
     call = next(calls("2 texts of 300 words + 3 images"))
     items = json.loads(call.body)["input"]
     assert [len(x["text"].split()) for x in items if "text" in x] == [300, 300]
