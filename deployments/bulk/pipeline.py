@@ -66,7 +66,9 @@ def pool(
     resources: dict[str, Any],  # Any: mypy matches them with every keyword argument
 ) -> Dataset:
     """Add a stage that runs in a pool of actors."""
-    return dataset.map_batches(
+    # Without a number of rows a batch is a block, which `map_batches` itself refuses to give to a
+    # GPU; Ray Data's own `map_groups` comes this way for that reason.
+    return dataset.map_batches_internal(
         stage,
         fn_constructor_args=arguments,
         batch_format="pyarrow",

@@ -51,7 +51,9 @@ def running_ray(bucket: Any) -> Iterator[None]:
 
     # The Ray of the service's tests has no processors left for a job: it would wait for ever.
     assert not ray.is_initialized(), "run these tests before those of serve_app, as pytest does"
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     yield
     ray.shutdown()
 
@@ -237,6 +239,28 @@ def test_an_estimate_counts_and_times_a_sample(
     assert found.seconds == pytest.approx(max(found.stage_s.values()), abs=1e-3)
     assert set(found.stage_s) == {"prepare", "text", "vision"}
     assert not (tmp_path / "out").exists()
+
+
+def test_towers_on_gpus_embed_a_block_at_a_time(
+    tmp_path: Path, reduced_folder: Path, reduced: ClipModel, inputs: Any
+) -> None:
+    """Ray Data refuses a stage on GPUs whose batches have no size; the GPU is make-believe."""
+    picture, texts = tmp_path / "0.png", [f"text {number}" for number in range(6)]
+    picture.write_bytes(inputs.picture(0))
+    (tmp_path / "in").mkdir()
+    for number in range(0, 6, 2):
+        rows = {"text": texts[number : number + 2], "image": [str(picture), None]}
+        inputs.parquet(tmp_path / "in" / f"{number}.parquet", rows)
+    gpus = "model.device=cpu", "text.num_gpus=0.5", "vision.num_gpus=0.5"
+    settings = [f"model.source={reduced_folder}", *gpus]
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--keep", "text", *settings]
+    result = CliRunner().invoke(main, ["bulk", *arguments])
+    assert result.exit_code == 0, result.output
+    table = inputs.rows_of(tmp_path / "out")
+    assert table["text"].to_pylist() == texts
+    compare(table["text_embedding"], list(range(6)), reduced.encode_text(texts))
+    expected = reduced.encode_image([picture.read_bytes()] * 3)
+    compare(table["image_embedding"], [0, 2, 4], expected)
 
 
 def test_a_dataset_of_ones_own_is_embedded(make_options: Options, reduced: ClipModel) -> None:
