@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.workloads import jpegs
+from benchmarks.harness.workloads import commented, jpegs
 from deployments.plan.traffic import read_trace
 from serve_app.gallery import gallery_images
 
@@ -100,13 +100,12 @@ def distinct_images() -> Iterator[str]:
 def distinct_photos() -> Iterator[str]:
     """Yield JPEGs as a camera makes them again and again, no two alike, in base64.
 
-    Each has a comment of its own: what follows the end of a JPEG would keep a GPU from decoding it.
+    Each has a comment of its own behind its first marker; what follows the end of a JPEG would keep
+    a GPU from decoding it.
     """
     files = jpegs(*PHOTO_SIZE, 8)
     for number in count():
-        data = files[number % len(files)]
-        comment = b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big")
-        yield base64.b64encode(data[:2] + comment + data[2:]).decode()
+        yield base64.b64encode(commented(files[number % len(files)], number)).decode()
 
 
 def counts(mix: str) -> tuple[int, int, int, str]:

@@ -68,7 +68,7 @@ class PacedModel:
     def launch_tokens(self, texts: Sequence[Any]) -> Pending:
         """Begin a batch of texts."""
         tokens = sum(map(len, texts))
-        if tokens > h100.GRAPH_TOKENS:
+        if tokens > h100.LARGE_TOKENS:
             hold_interpreter(h100.LAUNCH_S)
         return self._begin(len(texts), tokens / h100.TEXT_TOKENS_PER_S)
 

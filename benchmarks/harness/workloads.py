@@ -68,10 +68,31 @@ def pixels(arch: VisionArchitecture, count: int) -> Pixels:
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
 
 
-def jpegs(width: int, height: int, count: int, distinct: int = 8) -> list[bytes]:
+def jpegs(
+    width: int, height: int, count: int, distinct: int = 8, progressive: bool = False
+) -> list[bytes]:
     """Return encoded images with detail at every scale, about 1.3 bits a pixel as photographs."""
-    encoded = [_jpeg(width, height, seed) for seed in range(min(distinct, count))]
+    encoded = [_jpeg(width, height, seed, progressive) for seed in range(min(distinct, count))]
     return [encoded[index % len(encoded)] for index in range(count)]
+
+
+def commented(jpeg: bytes, number: int, first: bool = False) -> bytes:
+    """Return a JPEG with a number as its comment, behind its first segment (JFIF) or before it."""
+    comment = b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big")
+    place = 2 if first else 4 + int.from_bytes(jpeg[4:6], "big")
+    return jpeg[:place] + comment + jpeg[place:]
+
+
+def kinds_of_jpegs(count: int) -> dict[str, list[bytes]]:
+    """Return JPEGs that a GPU's JPEG unit may take, or leave to its other cores."""
+    small = jpegs(1280, 960, count)
+    return {
+        "4000x3000": jpegs(4000, 3000, count),
+        "1280x960": small,
+        "with a comment": [commented(jpeg, 1) for jpeg in small],
+        "with a comment first": [commented(jpeg, 1, first=True) for jpeg in small],
+        "progressive": jpegs(1280, 960, count, progressive=True),
+    }
 
 
 def text_flops(arch: TextArchitecture, texts: Sequence[TokenIds]) -> float:
@@ -106,7 +127,7 @@ def _text(arch: TextArchitecture, random: np.random.Generator, length: int) -> T
     return ids
 
 
-def _jpeg(width: int, height: int, seed: int) -> bytes:
+def _jpeg(width: int, height: int, seed: int, progressive: bool) -> bytes:
     """Add noise of halving scales, each half as strong, and encode it."""
     random = np.random.default_rng(seed)
     total = np.zeros((height, width, 3), dtype=np.float32)
@@ -117,6 +138,6 @@ def _jpeg(width: int, height: int, seed: int) -> bytes:
         total += (np.asarray(layer, dtype=np.float32) - 128) * 0.55**power
     file = BytesIO()
     Image.fromarray((total * 1.2 + 128).clip(0, 255).astype(np.uint8)).save(
-        file, "JPEG", quality=80
+        file, "JPEG", quality=80, progressive=progressive
     )
     return file.getvalue()

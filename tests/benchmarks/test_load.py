@@ -4,16 +4,20 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from io import BytesIO
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import web
+from PIL import Image
 
 from benchmarks.harness.load import Generator, error_code
-from benchmarks.harness.mixes import PROBE, calls, counts, poisson
+from benchmarks.harness.mixes import PHOTO_SIZE, PROBE, calls, counts, distinct_photos, poisson
 from benchmarks.harness.outcomes import Outcome
+from deployments.model.pictures.decode import gpu_suits
+from deployments.model.pictures.image import open_image
 
 Answer = Callable[[list[dict[str, str]]], web.Response]
 
@@ -165,6 +169,16 @@ def test_a_mix_says_what_is_in_a_request() -> None:
     items = json.loads(call.body)["input"]
     assert [len(x["text"].split()) for x in items if "text" in x] == [300, 300]
     assert (call.items, len({x["image"] for x in items if "image" in x})) == (5, 3)
+
+
+def test_photos_are_jpegs_that_a_gpu_takes_and_no_two_are_alike() -> None:
+    photos = [base64.b64decode(photo) for photo in islice(distinct_photos(), 10)]
+    assert len(set(photos)) == 10
+    for photo in photos:
+        image = open_image(photo, 10**7)
+        assert image.size == PHOTO_SIZE
+        assert gpu_suits(photo, image, 512)
+    np.testing.assert_array_equal(*(np.asarray(Image.open(BytesIO(photos[i]))) for i in (0, 8)))
 
 
 @pytest.mark.parametrize(
