@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.checked import MIB, Device, Frozen, Gpus, Key, PositiveFloat, PositiveInt
+from deployments.checked import MIB, Device, Folder, Frozen, Gpus, Key, PositiveFloat, PositiveInt
 from deployments.image_config import ImageConfig
 from deployments.rehearsal import Targets
 
@@ -200,6 +200,17 @@ class CorsConfig(Frozen):
     """Such as `https://app.example`, without a path; `*` for any. Keys are still asked for."""
 
 
+class BatchesConfig(Frozen):
+    """Files of many requests (`/v1/files`, `/v1/batches`)."""
+
+    folder: Folder | None = None
+    """Where files and batches are kept; every node that has a Router reaches it. Without one there
+    are no batches, but that `up` for this machine alone has a folder for as long as it runs."""
+    max_file_bytes: PositiveInt = 2048 * MIB
+    lines_under_way: PositiveInt = 8
+    """Of the batch that a Router works off."""
+
+
 class AppConfig(Frozen):
     """Everything that `build_app` needs."""
 
@@ -209,6 +220,7 @@ class AppConfig(Frozen):
     router: RouterConfig = RouterConfig()
     images: ImageConfig = ImageConfig()
     cors: CorsConfig = CorsConfig()
+    batches: BatchesConfig = BatchesConfig()
     targets: TargetsConfig = TargetsConfig()
     log_format: Literal["text", "json"] = "text"
     """How replicas write their logs; `json` has a field for the request's id."""

@@ -6,6 +6,7 @@ EmbeddingError
 │   │   ├── BodyTimeoutError
 │   │   ├── BodyTooLargeError
 │   │   ├── FingerprintError
+│   │   ├── NotFoundError
 │   │   ├── RequestTooLargeError
 │   │   ├── UnauthorizedError
 │   │   │   ├── KeyFormatError
@@ -39,6 +40,10 @@ class BodyTooLargeError(RequestError):
 
 class FingerprintError(RequestError):
     """The caller asks for vectors of other weights, precision or preprocessing than are served."""
+
+
+class NotFoundError(RequestError):
+    """A file or a batch that the caller does not have."""
 
 
 class RequestTooLargeError(RequestError):

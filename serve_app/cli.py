@@ -5,6 +5,7 @@ import signal
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 from rich.console import Console
@@ -14,7 +15,7 @@ from serve_app import tracing
 from serve_app.bulk import bulk
 from serve_app.doctor.command import doctor
 from serve_app.plan import plan
-from serve_app.settings import read_config, with_routers
+from serve_app.settings import read_config, with_batches, with_routers
 
 
 class Commands(click.Group):
@@ -54,7 +55,12 @@ def up(
     Settings override the configuration file: model.source=jinaai/jina-clip-v2
     text.num_gpus=0.5 vision.num_gpus=0.5
     """
-    from serve_app.listening import choose_ingress, describe_mode, prepare_environment
+    from serve_app.listening import (
+        LOOPBACK,
+        choose_ingress,
+        describe_mode,
+        prepare_environment,
+    )
     from serve_app.server import running
 
     config = with_routers(read_config(path, settings), os.cpu_count() or 1)
@@ -65,6 +71,9 @@ def up(
     if trace is not None:
         console.print(tracing.prepare(trace))
     with suppress(KeyboardInterrupt), ExitStack() as stack:
+        if ingress.host == LOOPBACK and config.batches.folder is None:
+            folder = stack.enter_context(TemporaryDirectory(prefix="jina-clip-batches-"))
+            config = with_batches(config, folder)
         with console.status(f"Starting {config.model.source}"):
             url = stack.enter_context(running(config, ingress))
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray has set handlers of its own

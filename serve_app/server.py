@@ -17,6 +17,7 @@ from deployments.errors import ServiceError
 from deployments.model.errors import EmbeddingError
 from deployments.model.weights.source import find
 from serve_app.api.keys import KeyRing
+from serve_app.batches.folder import folder_of
 from serve_app.haproxy import BINARY_VARIABLE
 from serve_app.listening import SLOW_START_S, Ingress, holder, needed_ports, port_is_free
 
@@ -128,8 +129,8 @@ def require_startable(config: AppConfig, ingress: Ingress) -> None:
 
     Raises:
         CheckpointError: the weights are missing.
-        ServiceError: a port is taken, the keys cannot be read, or the GPUs that the configuration
-            asks for are not here.
+        ServiceError: a port is taken, the keys cannot be read, the folder of batches cannot be
+            written, or the GPUs that the configuration asks for are not here.
     """
     for host, port, purpose in needed_ports(ingress):
         if not port_is_free(host, port):
@@ -144,6 +145,7 @@ def require_startable(config: AppConfig, ingress: Ingress) -> None:
         )
     find(config.model.source, config.model.revision)
     KeyRing(config)
+    folder_of(config)
     wanted = needed_gpus(config)
     if wanted or config.model.device.startswith("cuda"):
         from deployments.model.runtime.hardware import gpu_count

@@ -42,6 +42,12 @@ def with_routers(config: AppConfig, cores: int) -> AppConfig:
     )
 
 
+def with_batches(config: AppConfig, folder: str) -> AppConfig:
+    """Keep files and batches in a folder."""
+    batches = config.batches.model_copy(update={"folder": folder})
+    return config.model_copy(update={"batches": batches})
+
+
 # Any: YAML before validation.
 def _arguments(path: Path) -> dict[str, Any]:
     """Return the builder's arguments of a Serve config file, or a file that is just those."""

@@ -1,6 +1,8 @@
 """The body of a request, bounded in bytes and in time while it is read."""
 
 import asyncio
+import math
+from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
 
@@ -50,26 +52,48 @@ def _declared(request: Request, most: int) -> int:
     return int(digits)
 
 
+async def parts_of(
+    request: Request, limits: RouterConfig, most_bytes: int, timeout_s: float = math.inf
+) -> AsyncGenerator[bytes, None]:
+    """Yield the parts of a body as they arrive.
+
+    Args:
+        request: whose body has not been read.
+        limits: the pace that is asked for.
+        most_bytes: in all.
+        timeout_s: for the whole body.
+
+    Raises:
+        BodyTooLargeError, BodyTimeoutError: see `read_body`.
+    """
+    begin_s = asyncio.get_running_loop().time()
+    pace, size, stream = limits.min_body_bytes_per_s, 0, request.stream()
+    while True:
+        try:
+            async with asyncio.timeout_at(begin_s + min(timeout_s, GRACE_S + size / pace)):
+                part = await anext(stream, None)
+        except TimeoutError:
+            within = f"within {timeout_s:g} s and " if timeout_s < math.inf else ""
+            raise BodyTimeoutError(
+                f"the body did not arrive in time: {size:,} bytes so far; send it {within}"
+                f"at {pace:,} bytes per second or more"
+            ) from None
+        if part is None:
+            return
+        size += len(part)
+        if size > most_bytes:
+            raise _too_large(most_bytes)
+        yield part
+
+
 async def _received(request: Request, limits: RouterConfig, hold: Hold) -> bytes:
-    now_s = asyncio.get_running_loop().time()
-    end_s, pace = now_s + limits.body_timeout_s, limits.min_body_bytes_per_s
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout_at(min(end_s, now_s + GRACE_S)) as limit:
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.max_body_bytes:
-                    raise _too_large(limits.max_body_bytes)
-                if size > hold.units:
-                    hold.resize(size)
-                parts.append(part)
-                limit.reschedule(min(end_s, now_s + GRACE_S + size / pace))
-    except TimeoutError:
-        raise BodyTimeoutError(
-            f"the body did not arrive in time: {size:,} bytes so far; send it within "
-            f"{limits.body_timeout_s:g} s and at {pace:,} bytes per second or more"
-        ) from None
+    async for part in parts_of(request, limits, limits.max_body_bytes, limits.body_timeout_s):
+        size += len(part)
+        if size > hold.units:
+            hold.resize(size)
+        parts.append(part)
     return b"".join(parts)
 
 

@@ -68,6 +68,7 @@ TABLE: dict[type[BaseException], Answer] = {
     ImageError: Answer(400, "INPUT_IMAGE_INVALID"),
     OptionError: Answer(422, "INPUT_OPTION_INVALID"),
     errors.UnknownModelError: Answer(400, "INPUT_MODEL_NOT_FOUND"),
+    errors.NotFoundError: Answer(404, "NOT_FOUND"),
     errors.BodyTimeoutError: Answer(408, "REQUEST_TIMEOUT"),
     errors.BodyTooLargeError: Answer(413, "INPUT_BODY_TOO_LARGE"),
     errors.UnsupportedCodingError: Answer(415, "INPUT_CODING_UNSUPPORTED"),

@@ -25,6 +25,9 @@ from serve_app.api.keys import ApiKey, KeyRing
 from serve_app.api.leases import ask_actor
 from serve_app.api.request import ClassificationRequest, EmbeddingRequest, ItemsRequest, parse_as
 from serve_app.api.served import Served, models_of
+from serve_app.batches.asking import CALLER
+from serve_app.batches.routes import Owned
+from serve_app.batches.service import Batches
 from serve_app.playground import routes as playground
 
 if TYPE_CHECKING:
@@ -60,7 +63,8 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
     """Build the routes, with or without the page at `/`, for pages of the origins allowed.
 
     Raises:
-        ServiceError: the API keys cannot be read here; a Router without them does not start.
+        ServiceError: the API keys cannot be read here, or the folder of batches not be written; a
+            Router without them does not start.
     """
 
     def route(path: str, endpoint: Endpoint, *methods: str) -> list[Route]:
@@ -75,12 +79,17 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         # A slash at the end is answered too: a redirect would lose the body, or TLS.
         return [Route(x, answer, methods=methods or ["GET"]) for x in (path, f"{path}/")]
 
-    origins = config.cors.allow_origins
+    origins, batches = config.cors.allow_origins, Batches(config)
     app = Starlette(
         routes=[
             *(playground.routes() if config.router.playground else ()),
             *(x for path in EMBEDDINGS for x in route(path, embeddings, "POST")),
             *(x for path in CLASSIFY for x in route(path, classify, "POST")),
+            *(
+                x
+                for path, answer, methods in batches.routes.table()
+                for x in route(path, owned(answer), *methods)
+            ),
             *route("/v1/models", models),
             *(x for path, state in STATES.items() for x in route(path, state, "GET", "OPTIONS")),
             *route("/openapi.json", document),
@@ -88,6 +97,7 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         ],
         exception_handlers={HTTPException: on_error, Exception: on_error},
         middleware=[_cors(origins)] if origins else [],
+        lifespan=batches.working,
     )
     app.router.redirect_slashes = False
     alone = config.router.most_replicas == 1
@@ -105,10 +115,20 @@ def _cors(origins: Sequence[str]) -> Middleware:
     return Middleware(
         CORSMiddleware,
         allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=EXPOSED,
     )
+
+
+def owned(answer: Owned) -> Endpoint:
+    """Return an endpoint of what belongs to the caller's key."""
+
+    async def endpoint(request: Request, router: "Router") -> Response:
+        with router.metrics.refusals():
+            return await answer(request, router, _key(request).sha256)
+
+    return endpoint
 
 
 def taking(shape: type[R], answer: "Answer[R]") -> Endpoint:
@@ -253,6 +273,7 @@ def _key(request: Request) -> ApiKey:
     Raises:
         UnauthorizedError: none or an unknown one, where keys are on.
     """
-    return _keys(request).find(
+    inside: ApiKey | None = request.scope.get(CALLER)  # HTTP cannot set it
+    return inside or _keys(request).find(
         request.headers.get("authorization", ""), request.headers.get("api-key", "")
     )

@@ -124,6 +124,13 @@ class KeyRing:
             raise UnauthorizedError("this API key is not known")
         return found
 
+    def of(self, sha256: str) -> ApiKey | None:
+        """Return the key of a digest, if it is known still."""
+        if self._open:
+            return ANYONE
+        self._reload()
+        return next((x for x in (*self._fixed, *self._filed) if x.sha256 == sha256), None)
+
     @asynccontextmanager
     async def admit(self, key: ApiKey, num_items: int) -> AsyncIterator[None]:
         """Count a request against its key's limits for the length of the block.

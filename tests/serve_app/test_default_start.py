@@ -1,16 +1,19 @@
 """`jina-clip-serve up` without an option: one Router that answers itself, on this machine only."""
 
+import json
 import signal
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from openai import OpenAI
 
 from benchmarks.harness.processes import descendants, is_alive, of_kind
 from tests.serve_app.second_network import needs_namespaces, network, seen_from
 from tests.serve_app.started import Up, started, wait_until
 
 BODY = {"input": ["hello"]}
+LINES = 1500
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,39 @@ def test_a_killed_router_comes_back_on_its_port(up):
 
     wait_until(lambda: not answers())
     wait_until(answers)
+
+
+def test_a_batch_goes_on_where_a_killed_router_left_it(up):
+    """By the official client: every line is answered once, as POST /v1/embeddings answers it."""
+    bodies = {f"r{number}": {"input": [f"text {number}"] * 3} for number in range(LINES)}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body}
+        for name, body in bodies.items()
+    ]
+    client = OpenAI(api_key="any", base_url=f"{up.client.base_url}/v1", max_retries=20)
+    data = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    file = client.files.create(file=("in.jsonl", data), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+    )
+
+    def completed() -> int:
+        now = client.batches.retrieve(batch.id)
+        assert now.status in ("validating", "in_progress", "finalizing", "completed")
+        assert now.request_counts is not None
+        return now.request_counts.completed
+
+    for share in (0.1, 0.5):
+        wait_until(lambda share=share: completed() > share * LINES)
+        of_kind(up.process.pid, "Router")[0].kill()
+    wait_until(lambda: client.batches.retrieve(batch.id).status == "completed")
+    done = client.batches.retrieve(batch.id)
+    assert done.output_file_id is not None
+    found = [json.loads(x) for x in client.files.content(done.output_file_id).text.splitlines()]
+    assert sorted(x["custom_id"] for x in found) == sorted(bodies)
+    for answer in found[:: LINES // 5]:
+        direct = up.post(bodies[answer["custom_id"]]).json()
+        assert answer["response"]["body"]["data"] == direct["data"]
 
 
 def test_ctrl_c_ends_it_with_code_0_and_leaves_no_process(up):

@@ -1,0 +1,199 @@
+"""The HTTP routes of files and batches."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from deployments.errors import NotFoundError, RequestError
+from serve_app.api.body import parts_of, read_body
+from serve_app.api.errors import FieldError
+from serve_app.api.exchange import json_response
+from serve_app.batches.folder import Folder, new_id
+from serve_app.batches.objects import WINDOW_S, Batch, File, NewBatch, Record
+
+if TYPE_CHECKING:
+    from deployments.router import Router
+
+PURPOSE = "batch"
+MOST_SHOWN = 10_000
+FEW_SHOWN = 20
+COPY_BYTES = 1 << 20
+NEW_BATCH = TypeAdapter(NewBatch)
+
+
+Owned = Callable[[Request, "Router", str], Awaitable[Response]]
+"""An endpoint that is told the owner."""
+
+
+class Routes:
+    """Answers for one folder.
+
+    Args:
+        folder: None where batches are off.
+        max_file_bytes: of an upload.
+    """
+
+    def __init__(self, folder: Folder | None, max_file_bytes: int) -> None:
+        self._folder = folder
+        self._max_file_bytes = max_file_bytes
+
+    @property
+    def folder(self) -> Folder:
+        """The folder.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if self._folder is None:
+            raise NotFoundError(
+                "batches are off: the server's batches.folder is not set to a folder that all its "
+                "nodes share"
+            )
+        return self._folder
+
+    def table(self) -> "list[tuple[str, Owned, tuple[str, ...]]]":
+        """Return the paths, what answers them, and their methods."""
+        return [
+            ("/v1/files", self.upload, ("POST",)),
+            ("/v1/files", self.files, ("GET",)),
+            ("/v1/files/{name}", self.file, ("GET", "DELETE")),
+            ("/v1/files/{name}/content", self.content, ("GET",)),
+            ("/v1/batches", self.create, ("POST",)),
+            ("/v1/batches", self.batches, ("GET",)),
+            ("/v1/batches/{name}", self.batch, ("GET",)),
+            ("/v1/batches/{name}/cancel", self.cancel, ("POST",)),
+        ]
+
+    async def upload(self, request: Request, router: "Router", owner: str) -> Response:
+        """Answer `POST /v1/files`: a form with `file` and `purpose`."""
+        folder = self.folder
+        parts = parts_of(request, router.config.router, self._max_file_bytes)
+        parser = MultiPartParser(request.headers, parts, max_files=1, max_fields=8)
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError) as error:
+            message = getattr(error, "message", "no boundary")
+            raise RequestError(
+                f"send multipart/form-data with file and purpose: {message}"
+            ) from None
+        try:
+            upload, purpose = form.get("file"), form.get("purpose")
+            if not isinstance(upload, UploadFile):
+                raise FieldError("send the lines as the file of a form", "file", "missing")
+            if purpose != PURPOSE:
+                raise FieldError(
+                    f"purpose is {str(purpose)[:40]!r}; only 'batch' is served", "purpose"
+                )
+            file = await asyncio.to_thread(self._kept, folder, upload, owner)
+        finally:
+            await form.close()
+        return json_response(file.shown())
+
+    async def files(self, request: Request, _router: "Router", owner: str) -> Response:
+        """Answer `GET /v1/files`."""
+        files = await asyncio.to_thread(self.folder.owned, File, owner)
+        purpose = request.query_params.get("purpose")
+        if request.query_params.get("order") == "asc":
+            files.reverse()
+        return json_response(page([x for x in files if purpose in (None, x.purpose)], request))
+
+    async def file(self, request: Request, _router: "Router", owner: str) -> Response:
+        """Answer `GET /v1/files/ID`, or delete it."""
+        file = self.folder.load(File, request.path_params["name"], owner)
+        if request.method == "DELETE":
+            self.folder.delete(file)
+            return json_response({"id": file.id, "object": "file", "deleted": True})
+        return json_response(file.shown())
+
+    async def content(self, request: Request, _router: "Router", owner: str) -> Response:
+        """Answer `GET /v1/files/ID/content`."""
+        file = self.folder.load(File, request.path_params["name"], owner)
+        path = self.folder.data(file.id)
+        return FileResponse(path, media_type="application/jsonl", filename=file.filename)
+
+    async def create(self, request: Request, router: "Router", owner: str) -> Response:
+        """Answer `POST /v1/batches`."""
+        folder = self.folder
+        with router.bytes.hold("interactive") as hold:
+            body = await read_body(request, router.config.router, hold)
+        try:
+            asked = NEW_BATCH.validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise FieldError(
+                f"{field or 'the body'}: {first['msg']}", field, first["type"]
+            ) from None
+        folder.load(File, asked.input_file_id, owner)
+        now = int(time.time())
+        batch = Batch(
+            id=new_id("batch_"),
+            owner=owner,
+            created_at=now,
+            expires_at=now + WINDOW_S,
+            **asked.model_dump(),
+        )
+        await asyncio.to_thread(folder.begin, batch)
+        return json_response(batch.shown())
+
+    async def batches(self, request: Request, _router: "Router", owner: str) -> Response:
+        """Answer `GET /v1/batches`."""
+        found = await asyncio.to_thread(self.folder.owned, Batch, owner)
+        return json_response(page(found, request))
+
+    async def batch(self, request: Request, _router: "Router", owner: str) -> Response:
+        """Answer `GET /v1/batches/ID`."""
+        return json_response(self.folder.load(Batch, request.path_params["name"], owner).shown())
+
+    async def cancel(self, request: Request, _router: "Router", owner: str) -> Response:
+        """Answer `POST /v1/batches/ID/cancel`."""
+        batch = self.folder.load(Batch, request.path_params["name"], owner)
+        self.folder.end(batch)
+        return json_response(self.folder.load(Batch, batch.id, owner).shown())
+
+    @staticmethod
+    def _kept(folder: Folder, upload: UploadFile, owner: str) -> File:
+        """Keep an upload, its bytes before its record."""
+        file_id = new_id("file-")
+        path = folder.data(file_id)
+        with path.open("wb") as target:
+            shutil.copyfileobj(upload.file, target, COPY_BYTES)
+        file = File(
+            id=file_id,
+            owner=owner,
+            created_at=int(time.time()),
+            bytes=path.stat().st_size,
+            filename=upload.filename or "batch.jsonl",
+            purpose=PURPOSE,
+        )
+        folder.save(file)
+        return file
+
+
+def page(records: Sequence[Record], request: Request) -> dict[str, Any]:
+    """Return a part of a list: up to `limit` records behind the id `after`.
+
+    Raises:
+        FieldError: no such limit.
+    """
+    asked: Mapping[str, str] = request.query_params
+    limit, after = asked.get("limit", str(FEW_SHOWN)), asked.get("after")
+    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_SHOWN:
+        raise FieldError(f"limit is {limit[:20]!r}; send 1 to {MOST_SHOWN}", "limit")
+    start = next((i + 1 for i, record in enumerate(records) if record.id == after), 0)
+    shown = records[start : start + int(limit)]
+    return {
+        "object": "list",
+        "data": [record.shown() for record in shown],
+        "first_id": shown[0].id if shown else None,
+        "last_id": shown[-1].id if shown else None,
+        "has_more": start + len(shown) < len(records),
+    }

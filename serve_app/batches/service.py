@@ -1,0 +1,46 @@
+"""The batches of a Router: its routes, and the worker that runs beside its requests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from starlette.applications import Starlette
+
+from deployments.config import AppConfig
+from serve_app.batches.asking import ask
+from serve_app.batches.folder import folder_of
+from serve_app.batches.objects import Batch
+from serve_app.batches.routes import Routes
+from serve_app.batches.worker import Answer, Worker
+
+
+class Batches:
+    """What a Router does about batches; nothing where the configuration has no folder.
+
+    Raises:
+        ServiceError: the folder cannot be written.
+    """
+
+    def __init__(self, config: AppConfig) -> None:
+        self._config = config
+        self._folder = folder_of(config)
+        self.routes = Routes(self._folder, config.batches.max_file_bytes)
+
+    @asynccontextmanager
+    async def working(self, app: Starlette) -> AsyncIterator[None]:
+        """Work batches off while the application runs."""
+        if self._folder is None:
+            yield
+            return
+
+        async def asked(batch: Batch, body: bytes) -> Answer:
+            return await ask(app, app.state.keys.of(batch.owner), batch, body)
+
+        limits = self._config.router.max_body_bytes, self._config.batches.lines_under_way
+        worker = asyncio.create_task(Worker(self._folder, asked, *limits).run(), name="batches")
+        try:
+            yield
+        finally:
+            worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await worker

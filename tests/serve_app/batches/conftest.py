@@ -1,0 +1,55 @@
+"""A folder, and batches in it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.batches.folder import Folder, new_id
+from serve_app.batches.objects import WINDOW_S, Batch, File
+
+OWNER = "a" * 64
+NOW_S = 1_800_000_000
+
+
+def line(number: int, **changed: Any) -> str:
+    """Return a line of an input."""
+    body = {"input": [f"text {number}"]}
+    given = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/embeddings", "body": body}
+    return json.dumps(given | changed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "batches")
+
+
+@pytest.fixture
+def begun(folder: Folder) -> Callable[..., Batch]:
+    """Begin a batch of some lines."""
+
+    def begin(lines: str, owner: str = OWNER) -> Batch:
+        file = File(
+            id=new_id("file-"),
+            owner=owner,
+            created_at=NOW_S,
+            bytes=len(lines),
+            filename="in.jsonl",
+            purpose="batch",
+        )
+        folder.data(file.id).write_text(lines)
+        folder.save(file)
+        batch = Batch(
+            id=new_id("batch_"),
+            owner=owner,
+            created_at=NOW_S,
+            endpoint="/v1/embeddings",
+            input_file_id=file.id,
+            expires_at=NOW_S + WINDOW_S,
+        )
+        folder.begin(batch)
+        return batch
+
+    return begin

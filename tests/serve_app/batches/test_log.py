@@ -1,0 +1,67 @@
+"""The log of a batch after the death of who wrote it."""
+
+import json
+
+import pytest
+
+from serve_app.batches.lines import Line
+from serve_app.batches.log import Log, expired
+
+BODY = b'{"data":[1]}'
+
+
+def lines(*numbers: int) -> list[Line]:
+    return [Line(number, f"r{number}", b"{}") for number in numbers]
+
+
+def written(path, *numbers: int) -> Log:
+    log = Log(path)
+    for line in lines(*numbers):
+        log.add(line, 400 if line.number % 2 else 200, f"q{line.number}", BODY)
+    return log
+
+
+def test_answers_are_lines_as_openai_has_them(tmp_path):
+    """With the number and the status before them."""
+    log = written(tmp_path / "log", 1, 2)
+    (_, _, _), (number, status, answer) = log.answers()
+    assert (number, status) == (2, 200)
+    assert json.loads(answer) == {
+        "id": "batch_req_q2",
+        "custom_id": "r2",
+        "response": {"status_code": 200, "request_id": "q2", "body": {"data": [1]}},
+        "error": None,
+    }
+    assert (log.done, log.failed) == ({1, 2}, 1)
+
+
+@pytest.mark.parametrize("cut", range(1, 125, 7))
+def test_a_line_that_was_cut_off_is_done_again_and_spoils_no_other(tmp_path, cut):
+    """Wherever the process died."""
+    path = tmp_path / "log"
+    written(path, 1, 2, 3).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    again = Log(path)
+    assert again.done == {1, 2}
+    again.add(lines(3)[0], 200, "again", BODY)
+    assert sorted(number for number, _, _ in again.answers()) == [1, 2, 3]
+    assert all(json.loads(answer)["response"] for _, _, answer in again.answers())
+
+
+def test_an_answer_that_two_have_written_counts_once(tmp_path):
+    """The first is kept."""
+    path = tmp_path / "log"
+    written(path, 1, 2).close()
+    again = written(path, 2)
+    assert [(number, json.loads(text)["custom_id"]) for number, _, text in again.answers()] == [
+        (1, "r1"),
+        (2, "r2"),
+    ]
+
+
+def test_what_was_not_come_to_says_so():
+    """As OpenAI has it."""
+    said = json.loads(expired(lines(7)[0]))
+    assert said["response"] is None
+    assert (said["custom_id"], said["error"]["code"]) == ("r7", "batch_expired")

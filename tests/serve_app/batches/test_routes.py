@@ -1,0 +1,151 @@
+"""Files and batches over the routes, by the official client; the Router is a stand-in."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI, UnprocessableEntityError
+from starlette.testclient import TestClient
+
+from deployments.config import AppConfig
+from serve_app.api import ingress
+from serve_app.batches import worker
+from tests.serve_app.api.test_ingress import StandIn
+from tests.serve_app.batches.conftest import line
+
+KEYS = "one", "two"
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch) -> Iterator[TestClient]:
+    monkeypatch.setattr(worker, "LOOK_S", 0.01)
+    batches = {"folder": str(tmp_path / "kept"), "max_file_bytes": 20_000}
+    config = AppConfig.model_validate({"api_keys": KEYS, "batches": batches})
+    router = StandIn(config)
+    with TestClient(ingress.http_app(config, lambda: router)) as http:
+        http.stand_in = router  # type: ignore[attr-defined]
+        yield http
+
+
+def client_of(http: TestClient, key: str = "one") -> OpenAI:
+    return OpenAI(api_key=key, base_url="http://testserver/v1", http_client=http, max_retries=0)
+
+
+def uploaded(client: OpenAI, *lines: str):
+    data = "".join(f"{text}\n" for text in lines).encode()
+    return client.files.create(file=("in.jsonl", data), purpose="batch")
+
+
+def finished(client: OpenAI, file_id: str, endpoint="/v1/embeddings"):
+    batch = client.batches.create(
+        input_file_id=file_id, endpoint=endpoint, completion_window="24h", metadata={"of": "mine"}
+    )
+    while batch.status in ("validating", "in_progress", "finalizing"):
+        batch = client.batches.retrieve(batch.id)
+    return batch
+
+
+def test_the_official_client_has_its_lines_answered(served):
+    """Each as POST /v1/embeddings answers its body; what is refused is in the file of errors."""
+    client = client_of(served)
+    file = uploaded(client, line(1), line(2, body={"input": ["x"], "dimensions": 0}), line(3))
+    assert (file.filename, file.purpose) == ("in.jsonl", "batch")
+    assert client.files.content(file.id).read().count(b"\n") == 3
+    batch = finished(client, file.id)
+    assert (batch.status, batch.metadata) == ("completed", {"of": "mine"})
+    counts = batch.request_counts
+    assert (counts.total, counts.completed, counts.failed) == (3, 2, 1)
+    good = [json.loads(x) for x in client.files.content(batch.output_file_id).text.splitlines()]
+    assert {x["custom_id"] for x in good} == {"r1", "r3"}
+    direct = served.post(
+        "/v1/embeddings", json={"input": ["text 1"]}, headers={"authorization": "Bearer one"}
+    )
+    assert good[0]["response"]["body"] == direct.json()
+    (bad,) = [json.loads(x) for x in client.files.content(batch.error_file_id).text.splitlines()]
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("r2", 422)
+    assert "dimensions" in bad["response"]["body"]["detail"]
+    assert bad["response"]["body"]["request_id"] == bad["response"]["request_id"]
+
+
+def test_work_of_a_batch_is_bulk_work(served):
+    """Whatever the key's own lane is."""
+    client, router = client_of(served), served.stand_in
+    finished(client, uploaded(client, line(1)).id)
+    (asked,) = router.asked
+    assert asked[5] == "bulk"
+
+
+def test_lists_go_page_by_page_and_files_can_be_deleted(served):
+    """The latest first."""
+    client = client_of(served)
+    ids = [uploaded(client, line(number)).id for number in range(3)]
+    assert {file.id for file in client.files.list(limit=1)} == set(ids)  # three pages
+    assert client.files.delete(ids[0]).deleted
+    with pytest.raises(NotFoundError):
+        client.files.retrieve(ids[0])
+    batches = [finished(client, ids[1]).id for _ in range(2)]
+    assert {batch.id for batch in client.batches.list(limit=1)} == set(batches)
+    assert len(list(client.files.list(purpose="batch"))) == 2
+
+
+def test_another_key_finds_nothing(served):
+    """Not even that it is there."""
+    mine, other = client_of(served), client_of(served, "two")
+    file = uploaded(mine, line(1))
+    batch = finished(mine, file.id)
+    calls = (
+        lambda: other.files.retrieve(file.id),
+        lambda: other.files.content(file.id),
+        lambda: other.files.delete(file.id),
+        lambda: other.batches.retrieve(batch.id),
+        lambda: other.batches.cancel(batch.id),
+        lambda: finished(other, file.id),
+    )
+    for call in calls:
+        with pytest.raises(NotFoundError):
+            call()
+    assert list(other.files.list()) == list(other.batches.list()) == []
+    assert mine.files.retrieve(file.id).id == file.id
+
+
+def test_what_cannot_be_is_refused(served):
+    """With the field or the limit."""
+    client = client_of(served)
+    file = uploaded(client, line(1))
+    with pytest.raises(UnprocessableEntityError, match="completion_window"):
+        client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/embeddings",
+            completion_window="1h",  # type: ignore[arg-type]
+        )
+    with pytest.raises(UnprocessableEntityError, match="endpoint"):
+        finished(client, file.id, "/v1/chat/completions")
+    with pytest.raises(UnprocessableEntityError, match="only 'batch'"):
+        client.files.create(file=b"{}", purpose="assistants")
+    with pytest.raises(BadRequestError, match="multipart"):
+        client.post("/files", body={"purpose": "batch"}, cast_to=object)
+    answer = served.post(
+        "/v1/files", content=b"x" * 30_000, headers=multipart() | {"authorization": "Bearer one"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (413, "INPUT_BODY_TOO_LARGE")
+    assert served.get("/v1/files").status_code == 401
+
+
+def multipart() -> dict[str, str]:
+    return {"content-type": "multipart/form-data; boundary=b"}
+
+
+def test_an_end_is_said_and_a_batch_that_is_over_stays_so(served):
+    """Cancelling twice does no harm."""
+    client = client_of(served)
+    batch = finished(client, uploaded(client, line(1)).id)
+    assert client.batches.cancel(batch.id).status == "completed"
+
+
+def test_without_a_folder_it_is_said_what_to_set():
+    """The rest of the API is there."""
+    router = StandIn(AppConfig())
+    with TestClient(ingress.http_app(router.config, lambda: router)) as http:
+        answer = http.get("/v1/batches")
+    assert answer.status_code == 404
+    assert "batches.folder" in answer.json()["detail"]
