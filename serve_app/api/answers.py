@@ -117,6 +117,7 @@ class Limits(TypedDict):
     max_image_bytes: int
     max_image_pixels: int
     max_timeout_s: float
+    max_batch_file_bytes: int
 
 
 class ModelEntry(TypedDict):

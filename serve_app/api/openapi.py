@@ -13,6 +13,7 @@ from serve_app.api.errors import INTERNAL, TABLE
 from serve_app.api.rendering import JSON, NPY
 from serve_app.api.request import ClassificationRequest, EmbeddingRequest, ItemsRequest
 from serve_app.api.served import Served
+from serve_app.batches import document as batches
 
 Schema = dict[str, Any]
 
@@ -99,6 +100,7 @@ RESPONSE_HEADERS = (
 STATUSES = {
     400: "Something in the request has to be changed; the message names the item",
     401: "No API key, or not a known one",
+    404: "Not here, or another key's",
     408: "The body did not arrive in time; the connection is closed",
     409: "Other weights, precision or preprocessing than asked for",
     413: "More than the server takes in one request",
@@ -109,6 +111,8 @@ STATUSES = {
     503: "A tower cannot be reached; retry shortly",
     504: "The time is up",
 }
+
+NOT_HERE = 404
 
 
 class Untitled(GenerateJsonSchema):
@@ -143,6 +147,9 @@ def document(served: Served) -> Schema:
         },
         "components": {"schemas": schemas},
     }
+    if served.config.batches.folder is not None:
+        document["paths"] |= batches.paths(REF, _faults)
+        schemas |= batches.schemas(REF, Untitled)
     if served.config.asks_for_keys:
         document["components"]["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer"},
@@ -217,7 +224,7 @@ def _post(shape: str, examples: Schema, content: Schema) -> Schema:
     return {
         "parameters": parameters,
         "requestBody": {"required": True, "content": {JSON: body}},
-        "responses": {"200": answer} | _faults(*STATUSES),
+        "responses": {"200": answer} | _faults(*(x for x in STATUSES if x != NOT_HERE)),
     }
 
 

@@ -33,6 +33,7 @@ def models_of(served: Served, fingerprints: dict[str, str]) -> ModelList:
     """Return the answer to `GET /v1/models`."""
     config, architecture = served.config, served.architecture
     router, images = config.router, config.images
+    kept = config.batches.folder is not None
     towers = {"text": config.text, "image": config.vision}
     return {
         "object": "list",
@@ -60,6 +61,7 @@ def models_of(served: Served, fingerprints: dict[str, str]) -> ModelList:
                     "max_image_bytes": images.max_image_bytes,
                     "max_image_pixels": images.max_pixels,
                     "max_timeout_s": router.timeout_s,
+                    "max_batch_file_bytes": config.batches.max_file_bytes if kept else 0,
                 },
                 "fingerprints": fingerprints,
             }

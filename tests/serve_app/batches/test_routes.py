@@ -149,3 +149,15 @@ def test_without_a_folder_it_is_said_what_to_set():
         answer = http.get("/v1/batches")
     assert answer.status_code == 404
     assert "batches.folder" in answer.json()["detail"]
+
+
+def test_the_document_has_the_operations_where_there_is_a_folder(served):
+    """The owner's digest is nobody's business."""
+    document = served.get("/openapi.json").json()
+    assert {"/v1/files", "/v1/files/{name}/content", "/v1/batches/{name}/cancel"} <= set(
+        document["paths"]
+    )
+    assert "owner" not in document["components"]["schemas"]["Batch"]["properties"]
+    router = StandIn(AppConfig())
+    with TestClient(ingress.http_app(router.config, lambda: router)) as http:
+        assert not any("batch" in path for path in http.get("/openapi.json").json()["paths"])
