@@ -79,7 +79,8 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         # A slash at the end is answered too: a redirect would lose the body, or TLS.
         return [Route(x, answer, methods=methods or ["GET"]) for x in (path, f"{path}/")]
 
-    origins, batches = config.cors.allow_origins, Batches(config)
+    origins = config.cors.allow_origins
+    batches = Batches(config, lambda: router_of().metrics.interactive_s)
     app = Starlette(
         routes=[
             *(playground.routes() if config.router.playground else ()),

@@ -1,8 +1,9 @@
 """The batches of a Router: its routes, and the worker that runs beside its requests."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 from starlette.applications import Starlette
 
@@ -13,16 +14,23 @@ from serve_app.batches.objects import Batch
 from serve_app.batches.routes import Routes
 from serve_app.batches.worker import Answer, Worker
 
+QUIET_S = 1.0  # after an interactive request; until then one line at a time is asked
+
 
 class Batches:
     """What a Router does about batches; nothing where the configuration has no folder.
+
+    Args:
+        config: the application's configuration.
+        interactive_s: tells when the last interactive request came in, by `time.perf_counter`.
 
     Raises:
         ServiceError: the folder cannot be written.
     """
 
-    def __init__(self, config: AppConfig) -> None:
+    def __init__(self, config: AppConfig, interactive_s: Callable[[], float]) -> None:
         self._config = config
+        self._interactive_s = interactive_s
         self._folder = folder_of(config)
         self.routes = Routes(self._folder, config.batches.max_file_bytes)
 
@@ -33,8 +41,12 @@ class Batches:
             yield
             return
 
+        one_by_one = asyncio.Lock()
+
         async def asked(batch: Batch, body: bytes) -> Answer:
-            return await ask(app, app.state.keys.of(batch.owner), batch, body)
+            quiet = time.perf_counter() - self._interactive_s() > QUIET_S
+            async with nullcontext() if quiet else one_by_one:
+                return await ask(app, app.state.keys.of(batch.owner), batch, body)
 
         limits = self._config.router.max_body_bytes, self._config.batches.lines_under_way
         worker = asyncio.create_task(Worker(self._folder, asked, *limits).run(), name="batches")

@@ -27,6 +27,7 @@ class Metrics:
     def __init__(self) -> None:
         self.refused: list[str] = []
         self.stages_ms: dict[str, float] = {}
+        self.interactive_s = float("-inf")
 
     @contextmanager
     def busy(self) -> Iterator[None]:
