@@ -16,7 +16,10 @@ def kinds(module) -> list[type[EmbeddingError]]:
     return [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, Exception)]
 
 
-@pytest.mark.parametrize("kind", {*kinds(errors), *kinds(model_errors)}, ids=lambda x: x.__name__)
+KINDS = dict.fromkeys([*kinds(errors), *kinds(model_errors)])  # each once, in this order
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda x: x.__name__)
 def test_every_error_has_a_body_that_both_dialects_read(kind):
     """A string detail with code and id, and an object of four keys; the caller's faults are 4xx."""
     error = kind("why", 2.5) if issubclass(kind, errors.OverloadedError) else kind("why")
