@@ -34,7 +34,7 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize(("header", "packed"), PACKED.items())
+@pytest.mark.parametrize(("header", "packed"), PACKED.items(), ids=PACKED)
 def test_a_packed_body_is_read(header, packed):
     """Each coding, several members, both forms of deflate, one coding on another."""
     assert decoded(packed, codings_of(header), LIMIT) == BODY
@@ -72,6 +72,7 @@ def test_members_count_together_against_the_limit():
         ("zstd", BODY),
         ("zstd", zstd(BODY)[:-5]),
     ],
+    ids=["plain", "cut", "more", "cut deflate", "more deflate", "plain zstd", "cut zstd"],
 )
 def test_a_broken_body_is_a_fault_that_names_the_coding(name, packed):
     """Not packed at all, cut off, or with something behind its end."""
