@@ -87,6 +87,7 @@ def serve(
     pipe: Connection, load: Callable[[], rivals.Forward], batches: Sequence[NDArray[Any]]
 ) -> None:
     """Run batches by number until told to end; answer with seconds, rows and the peak so far."""
+    os.dup2(2, 1)
     forward = load()
     pipe.send("ready")
     while (index := pipe.recv()) is not None:
@@ -113,6 +114,7 @@ def process(target: Callable[..., None], *arguments: object) -> Iterator[Connect
 
 
 def _write(pipe: Connection, *arguments: Any) -> None:  # noqa: ANN401 - those of rivals.write
+    os.dup2(2, 1)  # the libraries print; stdout is for the results
     rivals.write(*arguments)
     pipe.send("written")
 

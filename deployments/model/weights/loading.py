@@ -105,7 +105,7 @@ def load_text(
     words = None if on_gpu else WordEmbedding(checkpoint.words(), place.dtype)
     with torch.device("meta"):
         encoder = TextEncoder(checkpoint.architecture.text, attend, words)
-    fill(encoder, checkpoint.text_weights(words is None), place, arranges=compile == "off")
+    fill(encoder, checkpoint.text_weights(words is None), place, compile == "off" or place.int8)
     if compile != "off":
         encoder.compile_blocks(required=compile == "on")
     # SDPA asks the device for the lengths of the texts, which no graph can.
@@ -134,7 +134,7 @@ def load_vision(
     multiple = CUDA_MLP_MULTIPLE if on_gpu else 1
     with torch.device("meta"):
         encoder = VisionEncoder(arch, attend, multiple)
-    fill(encoder, checkpoint.vision_weights(), place, arranges=compile == "off")
+    fill(encoder, checkpoint.vision_weights(), place, compile == "off" or place.int8)
     if compile != "off":
         encoder.compile_blocks(required=compile == "on")
     return VisionRunner(encoder, place.device, name, on_gpu and compile != "off")
