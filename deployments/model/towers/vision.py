@@ -114,7 +114,11 @@ class SwiGlu(nn.Module):
     def forward(self, x_BSC: Tensor) -> Tensor:
         """Transform each token; [B, S, C] in and out."""
         gate, up = self.w12(x_BSC).chunk(2, dim=-1)
-        out: Tensor = self.w3(self.ffn_ln(F.silu(gate, inplace=True).mul_(up)))
+        if torch.compiler.is_compiling():  # in place, on half a matrix, it writes all of it again
+            inner = F.silu(gate) * up
+        else:
+            inner = F.silu(gate, inplace=True).mul_(up)
+        out: Tensor = self.w3(self.ffn_ln(inner))
         return out
 
     def published_tensors(self) -> dict[str, Tensor]:
