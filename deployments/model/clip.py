@@ -103,8 +103,8 @@ class ClipModel:
             attention: `"auto"` or a kernel of `deployments.model.towers.attention`.
             implementation: `"native"`, or `"reference"`: third-party towers, slower, the oracle.
             towers: the towers whose weights are loaded.
-            compile: `"on"`, `"off"`, or `"auto"` (on CUDA, if the compiler works there); includes
-                the graphs of small batches.
+            compile: `"on"`, `"off"`, or `"auto"` (on CUDA and in int8, if the compiler works
+                there); includes the graphs of small batches.
             image_decode: `"exact"`, `"draft"`, `"gpu"` (JPEGs), or `"auto"` (exact on a CPU).
             seeing: depth, rotation and transparency of images.
 
@@ -114,12 +114,9 @@ class ClipModel:
         """
         place = loading.place(device, dtype)
         native = implementation == "native"
-        compiles = compilation.resolve(compile, place.device) and native
-        if place.int8 and (compiles or not native):
-            raise OptionError(
-                "dtype 'int8' goes with compile 'auto' or 'off', not with 'on', and "
-                "with implementation 'native'"
-            )
+        compiles = compilation.resolve(compile, place.device, place.int8) and native
+        if place.int8 and not native:
+            raise OptionError("dtype 'int8' goes with implementation 'native' only")
         choices = {
             "implementation": implementation,
             "device": str(place.device),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from deployments.model.architecture import TextArchitecture, VisionArchitecture
 from deployments.model.output import Rows
@@ -40,7 +40,26 @@ VISION_NAMES = {
 
 
 def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> TextForward:
-    """Build transformers' JinaEmbeddingsV3Model with the adapter merged into its weights.
+    """Return transformers' text tower as a function of token ids.
+
+    Raises:
+        ImportError: transformers is not installed.
+    """
+    arch = checkpoint.architecture.text
+    model = text_module(checkpoint, device, dtype)
+
+    @torch.inference_mode()
+    def forward(token_ids: Sequence[NDArray[np.int32]]) -> Rows:
+        rows: Rows = model(padded(token_ids, arch).to(device)).cpu().numpy()
+        return rows
+
+    return forward
+
+
+def text_module(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Build transformers' JinaEmbeddingsV3Model with the adapter merged into its weights, and pool.
+
+    It turns padded token ids, int64 [n, longest], into float32 [n, width].
 
     Raises:
         ImportError: transformers is not installed.
@@ -65,21 +84,45 @@ def load_text(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     config._attn_implementation = "sdpa"
     model = JinaEmbeddingsV3Model(config, add_pooling_layer=False)
     _assign(model, _renamed_text(checkpoint.text_weights()), device, dtype)
+    return MeanPooled(model, arch.pad_token_id).eval()
+
+
+class MeanPooled(nn.Module):
+    """A text tower with the average of its tokens that are no pads."""
+
+    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.pad_token_id = pad_token_id
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return float32 [n, width] for int64 [n, longest]."""
+        mask = ids != self.pad_token_id
+        hidden = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        weights = mask[..., None].float()
+        pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1)
+        return pooled
+
+
+def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> ImageForward:
+    """Return timm's vision tower as a function of pixels.
+
+    Raises:
+        ImportError: timm is not installed.
+    """
+    arch = checkpoint.architecture.vision
+    model = vision_module(checkpoint, device, dtype)
 
     @torch.inference_mode()
-    def forward(token_ids: Sequence[NDArray[np.int32]]) -> Rows:
-        ids = padded(token_ids, arch).to(device)
-        mask = ids != arch.pad_token_id
-        hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
-        weights = mask[..., None].float()
-        rows: Rows = ((hidden * weights).sum(1) / weights.sum(1)).cpu().numpy()
+    def forward(pixels: Pixels) -> Rows:
+        rows: Rows = model(standardised(pixels, arch).to(device, dtype)).float().cpu().numpy()
         return rows
 
     return forward
 
 
-def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> ImageForward:
-    """Build timm's Eva as EVA02-L/14 of EVA-CLIP without a head.
+def vision_module(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Build timm's Eva as EVA02-L/14 of EVA-CLIP without a head; takes what `standardised` gives.
 
     Raises:
         ImportError: timm is not installed.
@@ -106,13 +149,8 @@ def load_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
         ref_feat_shape=(arch.pretrained_grid, arch.pretrained_grid),
     )
     _assign(model, _renamed_vision(checkpoint.vision_weights()), device, dtype)
-
-    @torch.inference_mode()
-    def forward(pixels: Pixels) -> Rows:
-        rows: Rows = model(standardised(pixels, arch).to(device, dtype)).float().cpu().numpy()
-        return rows
-
-    return forward
+    built: nn.Module = model
+    return built
 
 
 def padded(token_ids: Sequence[NDArray[np.int32]], arch: TextArchitecture) -> Tensor:

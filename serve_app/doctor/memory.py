@@ -25,8 +25,9 @@ def memory(config: AppConfig, folder: Path) -> Finding:
     arch = Architecture.read(folder)
 
     def need(tower: Literal["text", "vision"], budget: int) -> int:
-        weights = hardware.weight_bytes(arch, tower, dtype)
-        once = 0 if dtype == "float32" else hardware.weight_bytes(arch, tower, "float32")
+        weights = hardware.weight_bytes(arch, tower, place)
+        exact = loading.place(config.model.device, "float32")
+        once = 0 if dtype == "float32" else hardware.weight_bytes(arch, tower, exact)
         return weights + max(hardware.batch_bytes(arch, tower, dtype, budget), once)
 
     text, vision = config.text, config.vision

@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 MODES = ("auto", "on", "off")
 
 
-def resolve(mode: str, device: torch.device) -> bool:
-    """Return whether to compile; `"auto"` means on CUDA only.
+def resolve(mode: str, device: torch.device, int8: bool = False) -> bool:
+    """Return whether to compile; `"auto"` means on CUDA, and in int8.
 
     Raises:
         OptionError: the mode is unknown.
     """
     if mode not in MODES:
         raise OptionError(f"compile is {mode!r}; choose one of {', '.join(MODES)}")
-    return mode == "on" or (mode == "auto" and device.type == "cuda")
+    return mode == "on" or (mode == "auto" and (device.type == "cuda" or int8))
 
 
 class Compiled:

@@ -18,7 +18,13 @@ from deployments.model.towers import kernels
 from deployments.model.towers.attention import resolve_dense, resolve_packed
 from deployments.model.towers.linear import Linear
 from deployments.model.weights import loading
-from deployments.model.weights.checkpoint import adapted_modules, plain_text_shapes, vision_shapes
+from deployments.model.weights.checkpoint import (
+    TYPES,
+    WORDS,
+    adapted_modules,
+    plain_text_shapes,
+    vision_shapes,
+)
 
 DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 QUERY_S = 20
@@ -132,13 +138,23 @@ def bfloat16_gain() -> float:
     return seconds[0] / seconds[1]
 
 
-def weight_bytes(arch: Architecture, tower: TowerName, dtype: str) -> int:
-    """Return the memory of a tower's weights, adapters merged."""
+def weight_bytes(arch: Architecture, tower: TowerName, place: loading.Place) -> int:
+    """Return the memory of a tower's weights, adapters merged.
+
+    On a CPU the word embedding stays in the file; of what is read, the system keeps what it can.
+    """
     if tower == "vision":
-        shapes = list(vision_shapes(arch.vision).values())
+        shapes = vision_shapes(arch.vision)
     else:
-        shapes = [*adapted_modules(arch.text).values(), *plain_text_shapes(arch.text).values()]
-    return sum(math.prod(shape) for shape in shapes) * loading.DTYPES[dtype].itemsize
+        shapes = plain_text_shapes(arch.text) | adapted_modules(arch.text)
+        if place.device.type == "cpu":
+            del shapes[WORDS]
+    total = 0
+    for name, shape in shapes.items():
+        is_linear = len(shape) == 2 and name != TYPES
+        size = 1 if place.int8 and is_linear else place.dtype.itemsize
+        total += math.prod(shape) * size
+    return total
 
 
 def batch_bytes(arch: Architecture, tower: TowerName, dtype: str, budget: int) -> int:

@@ -1,14 +1,8 @@
 """A linear layer that takes the faster of torch's two matrix libraries on a CPU, or int8."""
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from deployments.model.runtime.compilation import Compiled
 
 # The operators that torch.compile puts in for linear layers. In float32, plain layers go to MKL,
 # which is 4 to 17% slower at the towers' shapes on the processors measured (benchmarks/README.md).
@@ -23,7 +17,7 @@ class Int8Product:
     """`x @ weight.T + bias` from int8: a scale for each output channel, and for each row of x.
 
     A row's scale comes from that row alone, so a vector does not depend on the rest of its batch.
-    Rows are quantised, and sums scaled, by compiled code, or by torch where no compiler is found.
+    Blocks are compiled around it: quantising and scaling then cost one pass with their neighbours.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -36,14 +30,37 @@ class Int8Product:
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Return the product over the last dimension, or its exact GELU, in the dtype of x."""
-        rows, row_scales = _compiled(int8_rows)(x.flatten(0, -2))
-        sums = torch.ops.onednn.qlinear_pointwise(
-            *(rows, 1.0, ZERO, self._packed, self._scale, self._zeros, None),
-            *(1.0, 0, torch.float32, "none", [], ""),
-        )
-        finish = _compiled(_scaled_gelu if gelu else _scaled)
-        out: Tensor = finish(sums, row_scales, self._bias, x.dtype).view(*x.shape[:-1], -1)
+        rows, row_scales = int8_rows(x.flatten(0, -2))
+        sums = torch.ops.jina_clip_serve.int8_product(rows, self._packed, self._scale, self._zeros)
+        scaled = sums * row_scales + self._bias
+        if gelu:
+            scaled = F.gelu(scaled)
+        out: Tensor = scaled.to(x.dtype).view(*x.shape[:-1], -1)
         return out
+
+
+# The compiler takes oneDNN's product with weights that are constants only; blocks share one
+# compilation, so that theirs are inputs.
+torch.library.define(
+    "jina_clip_serve::int8_product",
+    "(Tensor rows, Tensor packed, Tensor scale, Tensor zeros) -> Tensor",
+)
+
+
+@torch.library.impl("jina_clip_serve::int8_product", "default")
+def _int8_product(rows: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    sums: Tensor = torch.ops.onednn.qlinear_pointwise.default(
+        *(rows, 1.0, ZERO, packed, scale, zeros, None),
+        *(1.0, 0, torch.float32, "none", [], ""),
+    )
+    return sums
+
+
+def _int8_sums(rows: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    return rows.new_empty((len(rows), len(scale)), dtype=torch.float32)
+
+
+torch.library.register_fake("jina_clip_serve::int8_product", _int8_sums)
 
 
 def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,19 +68,6 @@ def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     exact = x.float()
     scales = exact.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / STEPS
     return ((exact / scales).round() + ZERO).to(torch.uint8), scales
-
-
-def _scaled(sums: Tensor, scales: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    return (sums * scales + bias).to(dtype)
-
-
-def _scaled_gelu(sums: Tensor, scales: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    return F.gelu(sums * scales + bias).to(dtype)
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Compiled:
-    return Compiled(function, required=False)
 
 
 class Linear(nn.Linear):

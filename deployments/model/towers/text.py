@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deployments.model.architecture import TextArchitecture
 from deployments.model.runtime.compilation import Compiled
 from deployments.model.towers.attention import PackedAttention, Segments, packed_sdpa
+from deployments.model.towers.embedding import WordEmbedding
 from deployments.model.towers.linear import Linear
 from deployments.model.towers.packing import PackedTexts
 
@@ -100,17 +101,26 @@ class Layer(nn.Module):
         out: Tensor = self.norm2(self.mlp(x_TC).add_(x_TC))
         return out
 
+    def published_tensors(self) -> dict[str, Tensor]:
+        """Return where each published tensor goes, by its name within the layer."""
+        return dict(self.named_parameters())
+
 
 class TextEncoder(nn.Module):
-    """Token ids to one pooled vector per text."""
+    """Token ids to one pooled vector per text; `words` replaces the word embedding."""
 
-    def __init__(self, arch: TextArchitecture, attention: PackedAttention = packed_sdpa) -> None:
+    def __init__(
+        self,
+        arch: TextArchitecture,
+        attention: PackedAttention = packed_sdpa,
+        words: WordEmbedding | None = None,
+    ) -> None:
         super().__init__()
         self.arch = arch
         self.attention = attention
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": nn.Embedding(arch.vocab_size, arch.hidden_size),
+                "word_embeddings": words or nn.Embedding(arch.vocab_size, arch.hidden_size),
                 "token_type_embeddings": nn.Embedding(arch.type_vocab_size, arch.hidden_size),
             }
         )
@@ -120,9 +130,15 @@ class TextEncoder(nn.Module):
         self._run_layer: Callable[..., Tensor] = Layer.forward
         self._tables: tuple[Tensor, Tensor] | None = None
 
+    def blocks_by_name(self) -> dict[str, Layer]:
+        """Return the layers, by what the names of their published tensors begin with."""
+        layers = cast("Iterable[Layer]", self.encoder["layers"])
+        return {f"encoder.layers.{index}.": layer for index, layer in enumerate(layers)}
+
     def published_tensors(self) -> dict[str, Tensor]:
-        """Return where each published tensor goes, by its name without the prefix."""
-        return dict(self.named_parameters())
+        """Return where each published tensor outside of the layers goes, by its name."""
+        named = self.named_parameters()
+        return {name: tensor for name, tensor in named if not name.startswith("encoder.layers.")}
 
     def compile_blocks(self, required: bool = True) -> None:
         """Compile at the next forward: once for all layers and every batch."""

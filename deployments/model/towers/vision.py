@@ -114,7 +114,11 @@ class SwiGlu(nn.Module):
     def forward(self, x_BSC: Tensor) -> Tensor:
         """Transform each token; [B, S, C] in and out."""
         gate, up = self.w12(x_BSC).chunk(2, dim=-1)
-        out: Tensor = self.w3(self.ffn_ln(F.silu(gate, inplace=True).mul_(up)))
+        if torch.compiler.is_compiling():  # in place, on half a matrix, it writes all of it again
+            inner = F.silu(gate) * up
+        else:
+            inner = F.silu(gate, inplace=True).mul_(up)
+        out: Tensor = self.w3(self.ffn_ln(inner))
         return out
 
     def published_tensors(self) -> dict[str, Tensor]:
@@ -145,6 +149,14 @@ class Block(nn.Module):
         out: Tensor = self.mlp(self.norm2(x_BSC)).add_(x_BSC)
         return out
 
+    def published_tensors(self) -> dict[str, Tensor]:
+        """Return where each published tensor goes, by its name within the block."""
+        views: dict[str, Tensor] = dict(self.named_parameters())
+        for place, module in (("attn", self.attn), ("mlp", self.mlp)):
+            views |= {f"{place}.{part}": x for part, x in module.published_tensors().items()}
+        fused = (".qkv.", ".w12.")
+        return {name: x for name, x in views.items() if not any(part in name for part in fused)}
+
 
 class VisionEncoder(nn.Module):
     """Pixels to one vector per image; `mlp_multiple` pads the SwiGLU without changing it."""
@@ -168,18 +180,15 @@ class VisionEncoder(nn.Module):
         self._run_embed: Callable[..., Tensor] = VisionEncoder.embed
         self._constants: tuple[Tensor, ...] = ()
 
+    def blocks_by_name(self) -> dict[str, Block]:
+        """Return the blocks, by what the names of their published tensors begin with."""
+        blocks = cast("Iterable[Block]", self.blocks)
+        return {f"blocks.{index}.": block for index, block in enumerate(blocks)}
+
     def published_tensors(self) -> dict[str, Tensor]:
-        """Return where each published tensor goes, by its name without the prefix."""
-        names: dict[str, Tensor] = dict(self.named_parameters())
-        for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
-            for place, module in (("attn", block.attn), ("mlp", block.mlp)):
-                parts = module.published_tensors()
-                names |= {f"blocks.{index}.{place}.{part}": view for part, view in parts.items()}
-        return {
-            name: view
-            for name, view in names.items()
-            if ".qkv." not in name and ".w12." not in name
-        }
+        """Return where each published tensor outside of the blocks goes, by its name."""
+        named = self.named_parameters()
+        return {name: tensor for name, tensor in named if not name.startswith("blocks.")}
 
     def compile_blocks(self, required: bool = True) -> None:
         """Compile at the next forward: one compilation for all blocks."""

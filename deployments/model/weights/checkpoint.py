@@ -2,7 +2,8 @@
 
 Every published name is required and no other is allowed, whichever tower is loaded. One tensor at
 a time is in memory beside the model: the file is reopened for each, so that pages of the mapping
-do not pile up to a second copy of the weights.
+do not pile up to a second copy of the weights. Only the word embedding may stay mapped: replace a
+weights file that is in use by renaming another over it, never write into it.
 """
 
 import hashlib
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from deployments.model.architecture import Architecture, TextArchitecture, VisionArchitecture
 from deployments.model.errors import CheckpointError
+from deployments.model.towers.embedding import AdaptedRows
 from deployments.model.weights.source import WEIGHTS, find
 
 TEXT_PREFIX = "text_model.transformer.roberta."
 VISION_PREFIX = "vision_model."
 LOGIT_SCALE = "logit_scale"
 FLOATS = ("F16", "BF16", "F32")
-EMBEDDINGS = ("embeddings.word_embeddings", "embeddings.token_type_embeddings")
+WORDS = "embeddings.word_embeddings"
+TYPES = "embeddings.token_type_embeddings"
+EMBEDDINGS = (WORDS, TYPES)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -54,13 +58,28 @@ class Checkpoint:
         """Return the trained log temperature."""
         return float(self._read(LOGIT_SCALE))
 
-    def text_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, float32 tensor) of the text tower, adapter merged, prefix stripped."""
+    def text_weights(self, words: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, float32 tensor) of the text tower, layer by layer, with or without words.
+
+        The adapter is merged, the prefix stripped.
+        """
         arch = self.architecture.text
-        for name in adapted_modules(arch):
-            yield f"{name}.weight", self._merged(name, arch.lora_scale)
-        for name in plain_text_shapes(arch):
-            yield name, self._read(TEXT_PREFIX + name)
+        merged = {f"{module}.weight": module for module in adapted_modules(arch)}
+        if not words:
+            del merged[f"{WORDS}.weight"]
+        for name in sorted([*merged, *plain_text_shapes(arch)], key=_layer):
+            if name in merged:
+                yield name, self._merged(merged[name], arch.lora_scale)
+            else:
+                yield name, self._read(TEXT_PREFIX + name)
+
+    def words(self) -> AdaptedRows:
+        """Return the word embedding, its table mapped from the file."""
+        prefix = f"{TEXT_PREFIX}{WORDS}.parametrizations.weight"
+        with safe_open(self._weights, framework="pt") as file:
+            table = file.get_tensor(f"{prefix}.original")
+        tall, wide = (self._read(f"{prefix}.0.lora_{part}")[0] for part in "AB")
+        return AdaptedRows(table, tall, wide, self.architecture.text.lora_scale)
 
     def vision_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, float32 tensor) of the vision tower, prefix stripped."""
@@ -81,6 +100,11 @@ class Checkpoint:
         # An embedding's A is the tall factor, a linear layer's B is.
         left, right = (a, b) if module in EMBEDDINGS else (b, a)
         return weight.addmm_(left, right, alpha=scale)
+
+
+def _layer(name: str) -> int:
+    """Return which layer a tensor of the text tower belongs to; -1 for none."""
+    return int(name.split(".")[2]) if name.startswith("encoder.") else -1
 
 
 def adapted_modules(arch: TextArchitecture) -> dict[str, tuple[int, int]]:

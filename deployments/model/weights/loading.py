@@ -1,15 +1,18 @@
 """Builds towers from a checkpoint, with what suits the device."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deployments.model.errors import OptionError
 from deployments.model.runtime.compilation import keep_caches
+from deployments.model.runtime.memory import trim
 from deployments.model.runtime.runners import (
     Images,
     ReferenceRunner,
@@ -21,12 +24,15 @@ from deployments.model.runtime.runners import (
 from deployments.model.tokenizer import TokenIds
 from deployments.model.towers import attention as choices
 from deployments.model.towers import kernels
+from deployments.model.towers.embedding import WordEmbedding
 from deployments.model.towers.linear import arrange, int8_fault
 from deployments.model.towers.text import TextEncoder
 from deployments.model.towers.vision import CUDA_MLP_MULTIPLE, VisionEncoder
 from deployments.model.weights.checkpoint import Checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+BLOCK = re.compile(r"(encoder\.layers|blocks)\.\d+\.")
 
 # Images that the vision kernels are measured on; for 8, launches take as long as the kernels.
 MEASURED_IMAGES = 32
@@ -96,12 +102,11 @@ def load_text(
     attend = choices.packed_attention(names)
     if not on_gpu and compile == "off":
         attend = choices.packed_sdpa  # without the operator's overhead
+    words = None if on_gpu else WordEmbedding(checkpoint.words(), place.dtype)
     with torch.device("meta"):
-        encoder = TextEncoder(checkpoint.architecture.text, attend)
-    fill(encoder, checkpoint.text_weights(), place)
-    if compile == "off":
-        arrange(encoder, place.int8)
-    else:
+        encoder = TextEncoder(checkpoint.architecture.text, attend, words)
+    fill(encoder, checkpoint.text_weights(words is None), place, compile == "off" or place.int8)
+    if compile != "off":
         encoder.compile_blocks(required=compile == "on")
     # SDPA asks the device for the lengths of the texts, which no graph can.
     captures = on_gpu and compile != "off" and "sdpa" not in str(names)
@@ -129,10 +134,8 @@ def load_vision(
     multiple = CUDA_MLP_MULTIPLE if on_gpu else 1
     with torch.device("meta"):
         encoder = VisionEncoder(arch, attend, multiple)
-    fill(encoder, checkpoint.vision_weights(), place)
-    if compile == "off":
-        arrange(encoder, place.int8)
-    else:
+    fill(encoder, checkpoint.vision_weights(), place, compile == "off" or place.int8)
+    if compile != "off":
         encoder.compile_blocks(required=compile == "on")
     return VisionRunner(encoder, place.device, name, on_gpu and compile != "off")
 
@@ -151,18 +154,51 @@ def _load_reference_vision(checkpoint: Checkpoint, place: Place) -> Runner[Image
 
 
 def fill(
-    tower: TextEncoder | VisionEncoder, weights: Iterator[tuple[str, Tensor]], place: Place
+    tower: TextEncoder | VisionEncoder,
+    weights: Iterator[tuple[str, Tensor]],
+    place: Place,
+    arranges: bool = False,
 ) -> None:
-    """Give a tower built on the meta device its memory and copy every published tensor into it."""
-    tower.to(place.dtype).to_empty(device=place.device)
+    """Give a tower built on the meta device its memory and copy every published tensor into it.
+
+    One block after the other; with `arranges` the linear layers of a block are brought into their
+    last form before the next block is read, so that two forms of one block at most are in memory.
+    """
     tower.requires_grad_(False).eval()
-    for parameter in tower.parameters():
-        parameter.zero_()  # what no published tensor fills: the k part of a bias, the padding
+    blocks = tower.blocks_by_name()
+    within = {module for block in blocks.values() for module in block.modules()}
+    _allocate([module for module in tower.modules() if module not in within], place, place.dtype)
+    # An int8 weight is made from the exact one.
+    dtype = torch.float32 if arranges and place.int8 else place.dtype
     views = tower.published_tensors()
-    for name, tensor in weights:
-        views.pop(name).copy_(tensor)
-    if views:
-        raise AssertionError(f"tensors without a published source: {sorted(views)}")
+    for prefix, tensors in groupby(weights, key=lambda named: _block_of(named[0])):
+        if prefix:
+            block = blocks.pop(prefix)
+            _allocate(block.modules(), place, dtype)
+            views |= {prefix + name: x for name, x in block.published_tensors().items()}
+        for name, tensor in tensors:
+            views.pop(name).copy_(tensor)
+        if prefix and arranges:
+            arrange(block, place.int8)
+            block.to(place.dtype)
+            trim()
+    if views or blocks:
+        raise AssertionError(f"tensors without a published source: {[*views, *blocks]}")
+
+
+def _block_of(name: str) -> str:
+    """Return what the names of a tensor's block begin with; nothing for one of no block."""
+    found = BLOCK.match(name)
+    return found.group() if found else ""
+
+
+def _allocate(modules: Iterable[nn.Module], place: Place, dtype: torch.dtype) -> None:
+    """Move modules from the meta device, all values zero."""
+    for module in modules:
+        module.to_empty(device=place.device, recurse=False)
+        for parameter in module.parameters(recurse=False):
+            # What no published tensor fills stays zero: the k part of a bias, the padding.
+            parameter.data = torch.zeros_like(parameter, dtype=dtype)
 
 
 def _device(name: str) -> torch.device:
