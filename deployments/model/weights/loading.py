@@ -195,10 +195,10 @@ def _block_of(name: str) -> str:
 def _allocate(modules: Iterable[nn.Module], place: Place, dtype: torch.dtype) -> None:
     """Move modules from the meta device, all values zero."""
     for module in modules:
-        module.to_empty(device=place.device, recurse=False)
-        for parameter in module.parameters(recurse=False):
+        for name, parameter in module.named_parameters(recurse=False):
             # What no published tensor fills stays zero: the k part of a bias, the padding.
-            parameter.data = torch.zeros_like(parameter, dtype=dtype)
+            zeros = torch.zeros(parameter.shape, dtype=dtype, device=place.device)
+            module.register_parameter(name, nn.Parameter(zeros, requires_grad=False))
 
 
 def _device(name: str) -> torch.device:
