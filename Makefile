@@ -1,6 +1,5 @@
-# `make demo` shows the product, `make test` tests it; each sets up .venv by itself. Two processes run
-# the tests, a file at a time in their order: half of the time is spent waiting. After a test, `make
-# coverage` says which lines it did not run.
+# `make demo` shows the product, `make test` tests it; each sets up .venv by itself. After a test,
+# `make coverage` says which lines it did not run.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +10,7 @@ demo: .venv/demo
 	$(BIN)/jina-clip-serve demo
 
 test: .venv/dev
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=
+	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --format=total  # fails below the floor in pyproject.toml
 
 # The model on the oldest torch that pyproject.toml allows, in an environment of its own.

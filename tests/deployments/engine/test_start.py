@@ -33,7 +33,7 @@ def test_a_tower_passes_its_self_check_in_the_precision_that_it_serves(tower, dt
 def test_int8_passes_within_limits_of_its_own_and_without_a_warning(tower, caplog):
     """What is usual for int8 is no cause for a warning at every start."""
     with caplog.at_level("WARNING", logger="ray.serve"):
-        assert 0.995 <= check_of(tower, dtype="int8").cosine < 0.9999
+        assert 0.995 <= check_of(tower, dtype="int8", compile="off").cosine < 0.9999
     assert "self-check" not in caplog.text
 
 

@@ -56,10 +56,10 @@ def assert_no_fault(answer) -> None:
     assert answer.status_code < 500 or late, answer.text
 
 
-@settings(FEW, max_examples=3_000)
+@settings(FEW, max_examples=1_000)
 @given(BODIES | VALUES)
 def test_the_parser_refuses_any_json_by_errors_of_its_own(served, body):
-    """Three thousand bodies: a request, or an error with a 4xx and a short message."""
+    """A thousand bodies: a request, or an error with a 4xx and a short message."""
     try:
         request = parse(encoded(body), served)
     except InputError as error:

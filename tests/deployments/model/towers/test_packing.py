@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from deployments.model import ClipModel
 from deployments.model.runtime import runners
@@ -35,11 +36,10 @@ def test_batches_of_any_length_have_few_sizes(demo: ClipModel, monkeypatch: pyte
     """A thousand lengths make at most 16 sizes to each power of 2, and little is filled in."""
     sizes = []
     monkeypatch.setattr(demo._text._encoder, "forward", lambda packed: run(packed))
-    forward = type(demo._text._encoder).forward
 
-    def run(packed):
+    def run(packed):  # the sizes are what counts, not the rows
         sizes.append(len(packed.token_ids))
-        return forward(demo._text._encoder, packed)
+        return torch.zeros(len(packed.order), demo.width)
 
     lengths = range(3, 1024, 3)
     for length in lengths:
