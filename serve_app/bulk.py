@@ -116,17 +116,8 @@ def bulk(
     try:
         chosen = embed_options(path, settings, text, image, options)
         with ray_running(chosen, address):
-            job = prepare(
-                source,
-                output,
-                chosen,
-                keep,
-                block_rows,
-                max_errors,
-                blocks_ahead,
-                ignored,
-                identifier,
-            )
+            how = keep, block_rows, max_errors, blocks_ahead, ignored, identifier
+            job = prepare(source, output, chosen, *how)
             figures = work(job, dry_run, resume, replaced, console)
     except TooManyErrorsError as error:
         console.print(f"Stopped: {error}", markup=False)

@@ -36,6 +36,7 @@ A = TypeVar("A")
 Results = list[Row | Exception]
 
 # The next batch is handed over so many launches before the one that runs ends, at most so early.
+# It was measured together with the graphs of large batches, not by itself.
 LEAD_LAUNCHES = 1.5
 MOST_LEAD_S = 0.05
 

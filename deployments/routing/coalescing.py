@@ -21,8 +21,8 @@ R = TypeVar("R")
 ALONE_SHARE = 1 / 2  # of a full call: a chunk above it goes at once, another would hardly fit
 MAX_CALLS = 1  # under way before chunks wait; 2 gave 15% fewer queries per second
 LEAST_WAIT_S = 0.003  # about the processor time of two calls
-TINY = 1e-9  # sums of shares are inexact
 MOST_WAIT_S = 0.05  # however long the answers take: a tower may be starting
+TINY = 1e-9  # sums of shares are inexact
 
 
 @dataclass(eq=False, slots=True)
@@ -75,7 +75,6 @@ class Coalescer(Generic[C, R]):
         self._most_wait_s = most_wait_s
         self._idle_s = 0.0  # that the last call spent in queues and on the way
         self._waiting: deque[Caller[C, R]] = deque()
-        self._waiting_share = 0.0
         self._under_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,8 +90,8 @@ class Coalescer(Generic[C, R]):
             self._start_call([caller])
             return await caller.answer
         self._waiting.append(caller)
-        self._waiting_share += share
-        if len(self._under_way) < self._max_calls or self._waiting_share > 1 - TINY:
+        full = sum(waiting.share for waiting in self._waiting) > 1 - TINY
+        if full or len(self._under_way) < self._max_calls:
             self._send_waiting()
         if self._waiting and self._timer is None:
             wait_s = min(max(self._idle_s / 2, self._least_wait_s), self._most_wait_s)
@@ -134,12 +133,9 @@ class Coalescer(Generic[C, R]):
         room = 1 + TINY
         while self._waiting and (not callers or self._waiting[0].share <= room):
             caller = self._waiting.popleft()
-            self._waiting_share -= caller.share
             if not caller.answer.done():  # else it has left
                 callers.append(caller)
                 room -= caller.share
-        if not self._waiting:
-            self._waiting_share = 0.0  # sums of shares are inexact
         return callers
 
     async def _call(self, callers: Sequence[Caller[C, R]]) -> None:

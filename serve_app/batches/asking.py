@@ -1,11 +1,13 @@
 """A line of a batch is asked of the application itself: what it answers is what HTTP would."""
 
-from http import HTTPStatus
 from uuid import uuid4
 
+import orjson
 from starlette.applications import Starlette
 from starlette.types import Message, Scope
 
+from deployments.errors import UnauthorizedError
+from serve_app.api.errors import fault_of
 from serve_app.api.keys import ApiKey
 from serve_app.batches.objects import Batch
 from serve_app.batches.worker import Answer
@@ -27,8 +29,10 @@ async def ask(app: Starlette, key: ApiKey | None, batch: Batch, body: bytes) -> 
     """
     request_id = uuid4().hex
     if key is None:
-        status = HTTPStatus.UNAUTHORIZED
-        return Answer(status, request_id, b'{"detail":"the API key of this batch is not known"}')
+        error = UnauthorizedError("the API key of this batch is not known any more")
+        status, fault = fault_of(error, request_id)
+        return Answer(status, request_id, orjson.dumps(fault))
+    # Counted apart from what the key has under way over HTTP.
     unlimited = {"requests_per_minute": None, "max_concurrent_requests": None}
     caller = key.model_copy(update={"lane": "bulk", "sha256": f"{key.sha256}-batch"} | unlimited)
     headers = {"content-type": "application/json", "x-request-id": request_id}

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 import orjson
 
@@ -19,7 +20,7 @@ BELOW_FAILURE = 400
 
 
 class Log:
-    """The log of a batch; one process at a time writes it.
+    """The log of a batch; one process at a time writes it, from any of its threads.
 
     Attributes:
         done: numbers of the input's lines that have an answer.
@@ -28,6 +29,7 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = Lock()
         self.done: set[int] = set()
         self.failed = 0
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -46,10 +48,11 @@ class Log:
         response = {"status_code": status, "request_id": request_id}
         head = orjson.dumps(names)[:-1] + b',"response":' + orjson.dumps(response)[:-1]
         answer = b"%d %d %b" % (line.number, status, head + b',"body":' + body + b"}" + END)
-        while answer:
-            answer = answer[os.write(self._handle, answer) :]
-        self.done.add(line.number)
-        self.failed += status >= BELOW_FAILURE
+        with self._lock:  # a write may be cut short, and its rest has to follow it
+            while answer:
+                answer = answer[os.write(self._handle, answer) :]
+            self.done.add(line.number)
+            self.failed += status >= BELOW_FAILURE
 
     def answers(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield number, status and answer of each line that has one, once."""

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
@@ -21,6 +21,8 @@ from serve_app.batches.objects import WINDOW_S, Batch, File, NewBatch, Record
 
 if TYPE_CHECKING:
     from deployments.router import Router
+
+R = TypeVar("R", bound=Record)
 
 PURPOSE = "batch"
 MOST_SHOWN = 10_000
@@ -107,15 +109,15 @@ class Routes:
 
     async def file(self, request: Request, _router: "Router", owner: str) -> Response:
         """Answer `GET /v1/files/ID`, or delete it."""
-        file = self.folder.load(File, request.path_params["name"], owner)
+        file = await self._named(File, request, owner)
         if request.method == "DELETE":
-            self.folder.delete(file)
+            await asyncio.to_thread(self.folder.delete, file)
             return json_response({"id": file.id, "object": "file", "deleted": True})
         return json_response(file.shown())
 
     async def content(self, request: Request, _router: "Router", owner: str) -> Response:
         """Answer `GET /v1/files/ID/content`."""
-        file = self.folder.load(File, request.path_params["name"], owner)
+        file = await self._named(File, request, owner)
         path = self.folder.data(file.id)
         return FileResponse(path, media_type="application/jsonl", filename=file.filename)
 
@@ -132,7 +134,7 @@ class Routes:
             raise FieldError(
                 f"{field or 'the body'}: {first['msg']}", field, first["type"]
             ) from None
-        folder.load(File, asked.input_file_id, owner)
+        await asyncio.to_thread(folder.load, File, asked.input_file_id, owner)
         now = int(time.time())
         batch = Batch(
             id=new_id("batch_"),
@@ -151,13 +153,16 @@ class Routes:
 
     async def batch(self, request: Request, _router: "Router", owner: str) -> Response:
         """Answer `GET /v1/batches/ID`."""
-        return json_response(self.folder.load(Batch, request.path_params["name"], owner).shown())
+        return json_response((await self._named(Batch, request, owner)).shown())
 
-    async def cancel(self, request: Request, _router: "Router", owner: str) -> Response:
+    async def cancel(self, request: Request, router: "Router", owner: str) -> Response:
         """Answer `POST /v1/batches/ID/cancel`."""
-        batch = self.folder.load(Batch, request.path_params["name"], owner)
-        self.folder.end(batch)
-        return json_response(self.folder.load(Batch, batch.id, owner).shown())
+        await asyncio.to_thread(self.folder.end, await self._named(Batch, request, owner))
+        return await self.batch(request, router, owner)
+
+    async def _named(self, shape: type[R], request: Request, owner: str) -> R:
+        """Return the record of the path; a thread, because the folder may be far away."""
+        return await asyncio.to_thread(self.folder.load, shape, request.path_params["name"], owner)
 
     @staticmethod
     def _kept(folder: Folder, upload: UploadFile, owner: str) -> File:
@@ -182,13 +187,16 @@ def page(records: Sequence[Record], request: Request) -> dict[str, Any]:
     """Return a part of a list: up to `limit` records behind the id `after`.
 
     Raises:
-        FieldError: no such limit.
+        FieldError: no such limit, or no such id.
     """
     asked: Mapping[str, str] = request.query_params
     limit, after = asked.get("limit", str(FEW_SHOWN)), asked.get("after")
     if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_SHOWN:
         raise FieldError(f"limit is {limit[:20]!r}; send 1 to {MOST_SHOWN}", "limit")
-    start = next((i + 1 for i, record in enumerate(records) if record.id == after), 0)
+    ids = [None, *(record.id for record in records)]
+    if after not in ids:
+        raise FieldError(f"after is {str(after)[:60]!r}, which is not in the list", "after")
+    start = ids.index(after)
     shown = records[start : start + int(limit)]
     return {
         "object": "list",

@@ -110,7 +110,7 @@ class Worker:
     async def _answer_lines(self, batch: Batch, log: Log) -> Status:
         """Answer all lines that have no answer yet; returns how it ended."""
         lines, reading = self._missing(batch, log), asyncio.Lock()
-        ended: Status | None = None
+        ended = await asyncio.to_thread(self._ended, batch)
 
         async def work() -> None:
             while ended is None:
@@ -135,8 +135,8 @@ class Worker:
                 )
                 for worker in done:
                     worker.result()
-                self._folder.save(self._counted(batch, log))
-                ended = ended or self._ended(batch)
+                await asyncio.to_thread(self._folder.save, self._counted(batch, log))
+                ended = ended or await asyncio.to_thread(self._ended, batch)
         finally:
             for worker in workers:
                 worker.cancel()

@@ -67,6 +67,19 @@ async def test_a_chunk_of_texts_has_the_rows_of_the_model_alone(demo):
     assert {budget for _, _, budget in metrics.batches} <= {TextInputs.cpu_cost, 128}
 
 
+async def test_a_chunk_larger_than_a_batch_runs_in_several(demo):
+    """Its rows are the same; a batch is no larger for it."""
+    metrics = Metrics()
+    config = AppConfig.model_validate({"text": {"max_batch_tokens": 32}})
+    engine = TowerEngine(config, TextInputs(config), metrics, "text:7")
+    texts = texts_of(engine, *(f"number {number} of the texts" for number in range(20)))
+    assert sum(map(len, texts)) > 3 * 32
+    answer = await engine.embed(TextChunk.of(texts, TERMS))
+    np.testing.assert_allclose(answer.rows, demo.embed_tokens(texts), rtol=0, atol=1e-5)
+    assert len(metrics.batches) > 3
+    assert max(cost for _, cost, _ in metrics.batches) <= 32
+
+
 async def test_a_broken_image_fails_alone_between_others(golden):
     """Its row is zero; those around it are the published ones, in their places."""
     engine = engine_of("vision")

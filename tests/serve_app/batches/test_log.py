@@ -1,9 +1,12 @@
 """The log of a batch after the death of who wrote it."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from serve_app.batches import log as log_module
 from serve_app.batches.lines import Line
 from serve_app.batches.log import Log, expired
 
@@ -58,6 +61,17 @@ def test_an_answer_that_two_have_written_counts_once(tmp_path):
         (1, "r1"),
         (2, "r2"),
     ]
+
+
+def test_answers_of_several_threads_are_whole_though_writes_are_cut_short(tmp_path, monkeypatch):
+    """The rest of a line follows its beginning, and every failure counts."""
+    write = os.write
+    monkeypatch.setattr(log_module.os, "write", lambda to, data: write(to, data[:7]))
+    log = Log(tmp_path / "log")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda x: log.add(x, 400, f"q{x.number}", BODY), lines(*range(200))))
+    assert sorted(number for number, _, _ in log.answers()) == list(range(200))
+    assert log.failed == 200
 
 
 def test_what_was_not_come_to_says_so():

@@ -10,6 +10,8 @@ from starlette.testclient import TestClient
 from deployments.config import AppConfig
 from serve_app.api import ingress
 from serve_app.batches import worker
+from serve_app.batches.asking import ask
+from serve_app.batches.objects import Batch
 from tests.serve_app.api.test_ingress import StandIn
 from tests.serve_app.batches.conftest import line
 
@@ -124,6 +126,8 @@ def test_what_cannot_be_is_refused(served):
         client.files.create(file=b"{}", purpose="assistants")
     with pytest.raises(BadRequestError, match="multipart"):
         client.post("/files", body={"purpose": "batch"}, cast_to=object)
+    with pytest.raises(UnprocessableEntityError, match="not in the list"):
+        client.files.list(after="file-" + "0" * 24)
     answer = served.post(
         "/v1/files", content=b"x" * 30_000, headers=multipart() | {"authorization": "Bearer one"}
     )
@@ -133,6 +137,24 @@ def test_what_cannot_be_is_refused(served):
 
 def multipart() -> dict[str, str]:
     return {"content-type": "multipart/form-data; boundary=b"}
+
+
+async def test_lines_of_a_key_that_is_gone_are_refused_as_over_http(served):
+    """In the form of every other error."""
+    batch = Batch(
+        id="batch_" + "0" * 24,
+        owner="f" * 64,
+        created_at=0,
+        endpoint="/v1/embeddings",
+        input_file_id="file-" + "0" * 24,
+        expires_at=1,
+    )
+    answer = await ask(served.app, served.app.state.keys.of(batch.owner), batch, b"{}")
+    fault = json.loads(answer.body)
+    over_http = served.post("/v1/embeddings", json={}).json()
+    assert (answer.status, fault["code"]) == (401, "AUTH_INVALID_API_KEY")
+    assert fault.keys() == over_http.keys()
+    assert fault["error"].keys() == over_http["error"].keys()
 
 
 def test_an_end_is_said_and_a_batch_that_is_over_stays_so(served):

@@ -149,8 +149,12 @@ async def test_a_batch_that_is_late_names_the_lines_it_did_not_come_to(
 ):
     """They are in the error file; those that are done are kept."""
     service.gate = asyncio.Event()
-    batch = begun(text(range(20)))
-    working = asyncio.create_task(worker_of(folder, service, 2, NOW_S + WINDOW_S).work_off())
+    batch, now_s = begun(text(range(20))), NOW_S
+    worker = Worker(folder, service, 1000, 2, lambda: now_s)
+    working = asyncio.create_task(worker.work_off())
+    for _ in range(2):
+        await service.called.acquire()
+    now_s += WINDOW_S
     await ended.wait()
     service.gate.set()
     await working
@@ -159,6 +163,16 @@ async def test_a_batch_that_is_late_names_the_lines_it_did_not_come_to(
     good, bad = answers(folder, done.output_file_id), answers(folder, done.error_file_id)
     assert len(good) + len(bad) == 20
     assert {x["error"]["code"] for x in bad.values()} == {"batch_expired"}
+
+
+async def test_a_batch_that_is_to_end_before_it_has_begun_asks_nothing(folder, begun, service):
+    """No line is begun whose answer nobody wants."""
+    cancelled, late = begun(text(range(9))), begun(text(range(9)))
+    folder.end(cancelled)
+    await worker_of(folder, service, 3, NOW_S + WINDOW_S).work_off()
+    assert service.asked == []
+    assert folder.load(Batch, cancelled.id).status == "cancelled"
+    assert folder.load(Batch, late.id).status == "expired"
 
 
 async def test_two_workers_share_the_batches_and_no_line_is_run_twice(folder, begun):
