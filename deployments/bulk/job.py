@@ -26,8 +26,10 @@ from deployments.bulk.window import Window
 from deployments.model.errors import EmbeddingError
 
 # Ray Data (2.60) looks at finished tasks every 0.1 s, so that a block takes about a second through
-# its stages however small it is; as many blocks have to be under way as hide that.
-AHEAD_PER_REPLICA = 2
+# its stages however small it is; as much has to be under way as hides that. A GPU does 512 short
+# texts in 50 ms: an H100 was idle half of the time with the blocks of a CPU (benchmarks/README.md).
+BLOCK_ROWS, BLOCK_ROWS_OF_TEXTS_ON_GPU = 512, 4096
+AHEAD_PER_REPLICA, AHEAD_PER_GPU = 2, 8
 
 
 class TooManyErrorsError(EmbeddingError):
@@ -45,7 +47,8 @@ class BulkJob:
         output: folder, s3:// prefix, or URL of a database.
         max_errors: rows with errors after which the job stops; None for never.
         blocks_ahead: blocks under way beyond one for each replica of the towers; None is two for
-            each replica and one for each worker of the CPU stage.
+            each replica, eight where texts alone go to GPUs, and one for each worker of the CPU
+            stage.
         key: the kept column that names a row; a database needs one.
         stats: what Ray Data says about its stages, after a run.
     """
@@ -64,7 +67,8 @@ class BulkJob:
         """Most blocks that are read but not written: what a kill can cost."""
         replicas, ahead = self.options.max_replicas, self.blocks_ahead
         if ahead is None:
-            ahead = AHEAD_PER_REPLICA * replicas + self.options.workers.max
+            each = AHEAD_PER_GPU if self.options.has_texts_on_gpu else AHEAD_PER_REPLICA
+            ahead = each * replicas + self.options.workers.max
         return replicas + ahead
 
     @cached_property
@@ -169,7 +173,7 @@ def prepare(
     output: str,
     options: EmbedOptions,
     kept: tuple[str, ...] = (),
-    block_rows: int = 512,
+    block_rows: int | None = None,
     max_errors: int | None = None,
     blocks_ahead: int | None = None,
     ignored: tuple[str, ...] = (),
@@ -180,14 +184,15 @@ def prepare(
     A large input is looked at in tasks of the Ray that is initialised, if there is one.
 
     Where the options name no column, `text` and `image` of the input are taken. Images may come
-    from the bucket of the input.
+    from the bucket of the input. Without `block_rows` a block has 512 rows, or 4,096 where texts
+    alone go to GPUs.
 
     Raises:
         OptionError: the input or a column of it is not there.
         CheckpointError: there is no such model.
     """
-    plan = cut_input(source, block_rows, ignored)
     kept = (*([] if key is None else [key]), *kept)
+    plan = cut_input(source, block_rows or BLOCK_ROWS, ignored)
     layout = Layout.choose(plan, options.text, options.image, kept)
     images = options.images
     if source.startswith(S3):
@@ -195,6 +200,8 @@ def prepare(
         images = images.model_copy(update={"s3_buckets": (*images.s3_buckets, bucket)})
     update = {"text": layout.text, "image": layout.image, "folder": folder_of(source)}
     settled = options.model_copy(update=update | {"images": images})
+    if block_rows is None and settled.has_texts_on_gpu:
+        plan = cut_input(source, BLOCK_ROWS_OF_TEXTS_ON_GPU, ignored)
     settled.width(settled.architecture())
     open_output(output, layout, settled, key)  # refuses what cannot be, before anything runs
     return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead, key)

@@ -75,6 +75,11 @@ class EmbedOptions(Frozen):
         return self.app.vision.num_gpus == 0 or self.app.model.image_decode in ("exact", "draft")
 
     @property
+    def has_texts_on_gpu(self) -> bool:
+        """Whether texts alone are embedded, on GPUs, which do them faster than stages hand over."""
+        return self.image is None and self.app.text.num_gpus > 0
+
+    @property
     def max_replicas(self) -> int:
         """The most replicas that the job's towers may have together."""
         text = self.text_replicas.max if self.text else 0

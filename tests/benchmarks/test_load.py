@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from benchmarks.harness.load import Generator, error_code
+from benchmarks.harness.load import Generator, error_code, ready
 from benchmarks.harness.mixes import PHOTO_SIZE, PROBE, calls, counts, distinct_photos, poisson
 from benchmarks.harness.outcomes import Outcome
 from deployments.model.pictures.decode import gpu_suits
@@ -200,3 +200,17 @@ def test_times_at_random_have_the_mean_rate() -> None:
     assert times_s == sorted(times_s)
     assert len(times_s) == pytest.approx(2000, rel=0.1)
     assert times_s[-1] < 100
+
+
+def test_the_first_request_is_made_before_the_clock_starts() -> None:
+    made = []
+
+    def requests() -> Iterator[Any]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    prepared = ready(requests())
+    assert made == [0]
+    assert list(prepared) == [0, 1, 2]
+    assert list(ready(iter(()))) == []

@@ -31,7 +31,7 @@ def bulk_app(reduced_folder: Path) -> AppConfig:
 @pytest.fixture(scope="session")
 def make_options(bulk_app: AppConfig) -> Callable[..., EmbedOptions]:
     """Make options of the reduced checkpoint."""
-    return lambda **values: EmbedOptions(app=bulk_app, **values)
+    return lambda **values: EmbedOptions(**{"app": bulk_app} | values)
 
 
 class Inputs:
