@@ -4,8 +4,10 @@
 
 Finds the rate that the service can hold (a closed loop), then offers `factor` times that rate (an
 open loop, at random times), and asks of every request what became of it. Generator and service
-share the machine, in processes of their own. With `--images` the requests have images by URL: what
-is downloaded for requests that are refused, and how much memory does the Router take?
+share the machine, in processes of their own. With `--images` the requests have images by URL, and
+the tower answers at a given pace without computing (harness/paced.py), so that the machine is not
+full with its work: what is downloaded for requests that are refused, how soon are they, and how
+much memory does the Router take?
 """
 
 import asyncio
@@ -14,12 +16,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import remote_images, report
+from benchmarks.harness import h100, remote_images, report
 from benchmarks.harness.callers import ask
 from benchmarks.harness.outcomes import Outcome, quantile, tally
 from benchmarks.harness.processes import REPLICAS, of_kind, resident_bytes
 from benchmarks.harness.sampler import Sampler
-from benchmarks.harness.servers import service
+from benchmarks.harness.servers import paced_towers, service
 from deployments.checked import MIB
 from deployments.config import AppConfig
 
@@ -28,6 +30,7 @@ CALLERS = 8
 CLOSED_S = 15
 IMAGE_BYTES = 1_000_000
 MAX_QUEUED_BYTES = 128 * MIB
+PACED_IMAGES_PER_S = 40
 CONFIG = AppConfig.model_validate(
     {
         "text": {"num_cpus": 0.5},
@@ -102,7 +105,8 @@ def measure_images(seconds: float, factor: float) -> dict[str, Any]:
         router = {"num_cpus": 0.5, "max_queued_bytes": MAX_QUEUED_BYTES, "max_queued_images": 512}
         router |= {"max_body_bytes": MIB}
         config = {"images": images, "router": router, "text": {"enabled": False}}
-        with service(AppConfig.model_validate(config), "stock") as url:
+        os.environ[h100.IMAGES_PER_S_VARIABLE] = str(PACED_IMAGES_PER_S)  # before Ray starts
+        with service(AppConfig.model_validate(config), "haproxy", towers=paced_towers) as url:
             asyncio.run(remote_images.closed_loop(url, port, 5, CALLERS))
             routers = of_kind(os.getpid(), "Router")
             before_bytes = resident_bytes(routers)

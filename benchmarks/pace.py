@@ -8,13 +8,12 @@ loop at growing rates, the processor time of each process for a request, and fro
 the Routers and the proxy take for each GPU.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import h100, report
 from benchmarks.harness.callers import measure
-from benchmarks.harness.servers import Proxy, service
+from benchmarks.harness.servers import Proxy, paced_towers, service
 from deployments.config import AppConfig
 
 MIXES = (
@@ -41,15 +40,6 @@ def gpu_requests_per_s(many: dict[str, Any]) -> float:
     if many["tokens_per_s"]:
         return h100.TEXT_TOKENS_PER_S * requests / float(many["tokens_per_s"])
     return h100.IMAGES_PER_S * requests / max(float(many["items_per_s"]), 1e-9)
-
-
-@contextmanager
-def paced_towers() -> Iterator[None]:
-    """Let the service have towers that only keep time."""
-    from benchmarks.harness import paced  # brings Ray, which reads its settings then
-
-    with paced.towers():
-        yield
 
 
 def compare(mixes: Sequence[str], proxy: Proxy, seconds: float, callers: int) -> dict[str, Any]:

@@ -1,69 +1,80 @@
-"""Does a Router's memory grow with the number of requests?
+"""Does the memory of the Router and of the towers stay flat under load without pauses?
 
-    python -m benchmarks.soak [--requests 100000] [--json]
+    python -m benchmarks.soak [--minutes 30] [--json]
 
-Many callers send single queries; after every 10 seconds the Routers' memory is noted.
+Callers send queries, texts and images, each waiting for its answer only. The memory of every kind
+of replica is looked at all the while; what counts is its mean in the last third of the time over
+that in the second: caches and allocators fill in the first.
 """
 
 import os
 import statistics
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import report
-from benchmarks.harness.callers import send
-from benchmarks.harness.processes import of_kind, resident_bytes
+from benchmarks.harness.callers import asking
+from benchmarks.harness.outcomes import tally
+from benchmarks.harness.processes import REPLICAS, of_kind, resident_bytes
 from benchmarks.harness.random_checkpoint import checkpoint
+from benchmarks.harness.sampler import Sampler
 from benchmarks.harness.servers import Setup, service
 
+MIXES = ("query", "query", "query", "8 texts", "1 image", "4 texts + 1 image")
 MIB = 1024 * 1024
-PERIOD_S = 10
+PERIOD_S = 5.0
+SHOWN = 12  # values of each kind that the answer has, evenly over the time
+MemoryMib = dict[str, float]  # of one replica, by kind
 
 
-def measure(setup: Setup, requests: int) -> dict[str, Any]:
-    """Send single queries from many callers; return a Router's mean memory along the way.
-
-    Raises:
-        RuntimeError: a request was not answered.
-    """
-    begin_s, sent, memory_mib = time.monotonic(), 0, []
-    with service(setup.config) as url:
-        send(url, "query", 5, "--callers", str(setup.callers))
-        while sent < requests:
-            left = str(requests - sent)
-            options = ["--callers", str(4 * setup.callers), "--requests", left]
-            outcomes = send(url, "query", PERIOD_S, *options)["outcomes"]
-            if set(outcomes) != {"200"}:
-                raise RuntimeError(f"not every request was answered: {outcomes}")
-            sent += outcomes["200"]
-            routers = of_kind(os.getpid(), "Router")
-            memory_mib.append((sent, resident_bytes(routers) / len(routers) / MIB))
-    half = memory_mib[len(memory_mib) // 2 :]
+def look() -> MemoryMib:
+    """Return the memory of one replica of each kind."""
+    found = {kind: of_kind(os.getpid(), kind) for kind in REPLICAS}
     return {
-        "requests": sent,
-        "seconds": round(time.monotonic() - begin_s),
-        "router_mib": [(count, round(mib, 1)) for count, mib in memory_mib],
-        "growth_mib_per_100k": round(slope(half) * 1e5, 1),
-        "median_mib": round(statistics.median(mib for _, mib in half), 1),
+        kind: resident_bytes(processes) / len(processes) / MIB
+        for kind, processes in found.items()
+        if processes
     }
 
 
-def slope(points: list[tuple[int, float]]) -> float:
-    """Return the slope of the line through points by least squares; 0 of one."""
-    if len(points) < 2:
-        return 0.0
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
+def measure(setup: Setup, minutes: float) -> dict[str, Any]:
+    """Run the service under load; return how its replicas' memory went."""
+    callers = "--callers", str(setup.callers)
+    with (
+        service(setup.config) as url,
+        asking(url, MIXES, 60 * minutes, *callers) as wait,
+        Sampler(look, PERIOD_S) as memory,
+    ):
+        outcomes = wait()
+    return {
+        "requests": len(outcomes),
+        "outcomes": tally(outcomes),
+        "memory": {
+            kind: course([seen[kind] for _, seen in memory.samples if kind in seen])
+            for kind in REPLICAS
+        },
+    }
+
+
+def course(memory_mib: Sequence[float]) -> dict[str, Any]:
+    """Return values of memory along the way, and the last third's mean over the second's."""
+    third = len(memory_mib) // 3
+    second, last = memory_mib[third : 2 * third], memory_mib[2 * third :]
+    step = max(1, len(memory_mib) // SHOWN)
+    return {
+        "mib": [round(value) for value in memory_mib[::step]],
+        "last_over_second_third": statistics.mean(last) / statistics.mean(second or last),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = report.command(__doc__)
-    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=30)
     report.add_model(parser)
     options = parser.parse_args(arguments)
     with checkpoint(options.size) as source:
-        results = measure(Setup.on(options.device, source), options.requests)
+        results = measure(Setup.on(options.device, source), options.minutes)
     report.write(options, results, report.show_values)
 
 

@@ -88,6 +88,15 @@ def service(
             yield url
 
 
+@contextmanager
+def paced_towers() -> Iterator[None]:
+    """Let the service have towers that only keep time."""
+    from benchmarks.harness import paced  # brings Ray, which reads its settings then
+
+    with paced.towers():
+        yield
+
+
 def new_ingress(proxy: Proxy) -> Ingress:
     """Choose free ports, and set what Ray Serve reads when it is imported.
 
