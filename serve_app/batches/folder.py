@@ -16,8 +16,9 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,13 +35,15 @@ class Folder:
 
     Args:
         root: a path; its folders are made.
+        clock: seconds since 1970.
 
     Raises:
         OSError: it cannot be written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
+        self.clock = clock
         for name in ("files", "batches", "open"):
             (root / name).mkdir(parents=True, exist_ok=True)
 
@@ -60,7 +63,7 @@ class Folder:
             owner: None reads that of anyone.
 
         Raises:
-            NotFoundError: there is none of that id, or it is another owner's.
+            NotFoundError: there is none of that id, it is another owner's, or it has expired.
         """
         kind = shape.__name__.lower()
         if ID.fullmatch(name) and name.startswith(kind):
@@ -69,7 +72,7 @@ class Folder:
             except FileNotFoundError:
                 pass
             else:
-                if owner in (None, record.owner):
+                if owner in (None, record.owner) and not self._has_expired(record):
                     return self.as_it_is(record)
         raise NotFoundError(f"there is no {kind} {name[:60]!r}")
 
@@ -96,6 +99,15 @@ class Folder:
         """Delete a file."""
         self._record(file.id).unlink(missing_ok=True)
         self.data(file.id).unlink(missing_ok=True)
+
+    def delete_expired(self) -> None:
+        """Delete the files whose time is over, but for those that a batch still reads."""
+        needed = {batch.input_file_id for batch in self.open_batches()}
+        for path in (self.root / "files").glob("*.json"):
+            with suppress(FileNotFoundError):  # another Router was faster
+                file = File.model_validate_json(path.read_bytes())
+                if self._has_expired(file) and file.id not in needed:
+                    self.delete(file)
 
     def open_batches(self) -> list[Batch]:
         """Return the batches that are not over, the oldest first."""
@@ -149,6 +161,11 @@ class Folder:
                 yield True
         finally:
             os.close(handle)
+
+    def _has_expired(self, record: Record) -> bool:
+        if not isinstance(record, File) or record.expires_at is None:
+            return False
+        return self.clock() >= record.expires_at
 
     def _record(self, name: str) -> Path:
         return self.root / ("files" if name.startswith("file-") else "batches") / f"{name}.json"

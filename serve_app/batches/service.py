@@ -32,7 +32,7 @@ class Batches:
         self._config = config
         self._interactive_s = interactive_s
         self._folder = folder_of(config)
-        self.routes = Routes(self._folder, config.batches.max_file_bytes)
+        self.routes = Routes(self._folder, config.batches)
 
     @asynccontextmanager
     async def working(self, app: Starlette) -> AsyncIterator[None]:

@@ -8,7 +8,6 @@ again, so that each has one answer.
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from serve_app.batches.objects import Batch, Counts, Faults, File, LineFault, St
 logger = logging.getLogger("ray.serve")
 
 LOOK_S = 1.0  # between two looks for batches, for the end of one, and two notes of its counts
+SWEEP_S = 300.0  # between two looks for files that have expired
 AFTER_FAULT_S = 5.0  # a full disk is not tried without a pause
 BUSY = {429, 503}  # such a line is sent again
 
@@ -47,7 +47,6 @@ class Worker:
         ask: see `Ask`.
         max_body_bytes: of a line's body.
         lines_under_way: at once.
-        clock: seconds since 1970.
     """
 
     def __init__(
@@ -56,23 +55,27 @@ class Worker:
         ask: Ask,
         max_body_bytes: int,
         lines_under_way: int,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._ask = ask
         self._max_body_bytes = max_body_bytes
         self._lines_under_way = lines_under_way
-        self._clock = clock
 
     async def run(self) -> None:
-        """Work off what there is and what comes, until cancelled."""
+        """Work off what there is and what comes, and delete what has expired, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self.work_off, LOOK_S))
+            sweep = partial(asyncio.to_thread, self._folder.delete_expired)
+            group.create_task(self._repeat(sweep, SWEEP_S))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:
             try:
-                await self.work_off()
-            except Exception:  # whatever it is, the next look may find it mended
-                logger.exception("a batch could not be worked off; it is tried again")
+                await work()
+            except Exception:  # whatever it is, the next time may find it mended
+                logger.exception("%s is tried again", self._folder.root)
                 await asyncio.sleep(AFTER_FAULT_S)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(pause_s)
 
     async def work_off(self) -> None:
         """Work off every batch that is open and that nobody else has."""
@@ -154,7 +157,7 @@ class Worker:
         """Return why a batch is to end before all its lines are done, if it is."""
         if self._folder.load(Batch, batch.id).cancelling_at is not None:
             return "cancelled"
-        return "expired" if self._clock() >= batch.expires_at else None
+        return "expired" if self._folder.clock() >= batch.expires_at else None
 
     def _written(self, batch: Batch, log: Log, status: Status) -> Batch:
         """Write the two files of the answers; the same again after a death in between."""
@@ -181,11 +184,13 @@ class Worker:
         return batch.model_copy(update=known)
 
     def _new_file(self, batch: Batch, kind: str) -> File:
+        now_s, kept_s = int(self._folder.clock()), batch.output_expires_after_s
         digest = hashlib.sha256(f"{batch.id} {kind}".encode()).hexdigest()
         return File(
             id=f"file-{digest[:24]}",
             owner=batch.owner,
-            created_at=int(self._clock()),
+            created_at=now_s,
+            expires_at=None if kept_s is None else now_s + kept_s,
             bytes=0,
             filename=f"{batch.id}_{kind}.jsonl",
             purpose="batch_output",
@@ -207,5 +212,5 @@ class Worker:
         self._folder.close(self._stamped(batch, status, values))
 
     def _stamped(self, batch: Batch, status: Status, values: dict[str, object]) -> Batch:
-        now = {"status": status, f"{status}_at": int(self._clock())}
+        now = {"status": status, f"{status}_at": int(self._folder.clock())}
         return self._folder.as_it_is(batch).model_copy(update=now | values)

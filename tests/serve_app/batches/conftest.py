@@ -12,6 +12,7 @@ from serve_app.batches.objects import WINDOW_S, Batch, File
 
 OWNER = "a" * 64
 NOW_S = 1_800_000_000
+MONTH_S = 30 * 24 * 3600
 
 
 def line(number: int, **changed: Any) -> str:
@@ -21,16 +22,30 @@ def line(number: int, **changed: Any) -> str:
     return json.dumps(given | changed)
 
 
+class Clock:
+    """Tells the time that it is set to."""
+
+    now_s = float(NOW_S)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "batches")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clock: Clock) -> Folder:
+    return Folder(tmp_path / "batches", clock)
 
 
 @pytest.fixture
 def begun(folder: Folder) -> Callable[..., Batch]:
     """Begin a batch of some lines."""
 
-    def begin(lines: str, owner: str = OWNER) -> Batch:
+    def begin(lines: str, owner: str = OWNER, **more: Any) -> Batch:
         file = File(
             id=new_id("file-"),
             owner=owner,
@@ -38,6 +53,7 @@ def begun(folder: Folder) -> Callable[..., Batch]:
             bytes=len(lines),
             filename="in.jsonl",
             purpose="batch",
+            expires_at=NOW_S + MONTH_S,
         )
         folder.data(file.id).write_text(lines)
         folder.save(file)
@@ -48,6 +64,7 @@ def begun(folder: Folder) -> Callable[..., Batch]:
             endpoint="/v1/embeddings",
             input_file_id=file.id,
             expires_at=NOW_S + WINDOW_S,
+            **more,
         )
         folder.begin(batch)
         return batch

@@ -62,8 +62,8 @@ def ended(monkeypatch):
     return seen
 
 
-def worker_of(folder, service, lines_under_way=4, now_s=NOW_S):
-    return Worker(folder, service, 1000, lines_under_way, lambda: now_s)
+def worker_of(folder, service, lines_under_way=4):
+    return Worker(folder, service, 1000, lines_under_way)
 
 
 def text(numbers) -> str:
@@ -145,16 +145,15 @@ async def test_what_was_done_before_a_cancellation_is_kept(folder, begun, servic
 
 
 async def test_a_batch_that_is_late_names_the_lines_it_did_not_come_to(
-    folder, begun, service, ended
+    folder, begun, service, ended, clock
 ):
     """They are in the error file; those that are done are kept."""
     service.gate = asyncio.Event()
-    batch, now_s = begun(text(range(20))), NOW_S
-    worker = Worker(folder, service, 1000, 2, lambda: now_s)
-    working = asyncio.create_task(worker.work_off())
+    batch = begun(text(range(20)))
+    working = asyncio.create_task(worker_of(folder, service, 2).work_off())
     for _ in range(2):
         await service.called.acquire()
-    now_s += WINDOW_S
+    clock.now_s += WINDOW_S
     await ended.wait()
     service.gate.set()
     await working
@@ -165,11 +164,14 @@ async def test_a_batch_that_is_late_names_the_lines_it_did_not_come_to(
     assert {x["error"]["code"] for x in bad.values()} == {"batch_expired"}
 
 
-async def test_a_batch_that_is_to_end_before_it_has_begun_asks_nothing(folder, begun, service):
+async def test_a_batch_that_is_to_end_before_it_has_begun_asks_nothing(
+    folder, begun, service, clock
+):
     """No line is begun whose answer nobody wants."""
     cancelled, late = begun(text(range(9))), begun(text(range(9)))
     folder.end(cancelled)
-    await worker_of(folder, service, 3, NOW_S + WINDOW_S).work_off()
+    clock.now_s += WINDOW_S
+    await worker_of(folder, service, 3).work_off()
     assert service.asked == []
     assert folder.load(Batch, cancelled.id).status == "cancelled"
     assert folder.load(Batch, late.id).status == "expired"
