@@ -211,7 +211,7 @@ class BatchesConfig(Frozen):
     """How long a file is kept, an upload or what a batch has written, where its maker does not say;
     null for ever."""
     lines_under_way: PositiveInt = 8
-    """Of the batch that a Router works off."""
+    """Of all batches that a Router works off."""
 
 
 class AppConfig(Frozen):

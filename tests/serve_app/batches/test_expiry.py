@@ -10,11 +10,12 @@ from deployments.config import AppConfig
 from deployments.errors import NotFoundError as NoFileError
 from serve_app.api import ingress
 from serve_app.batches import service, worker
+from serve_app.batches.job import Answer
 from serve_app.batches.objects import Batch, File
-from serve_app.batches.worker import Answer, Worker
 from tests.serve_app.api.test_ingress import StandIn
-from tests.serve_app.batches.conftest import MONTH_S, NOW_S, OWNER, line
+from tests.serve_app.batches.conftest import MONTH_S, NOW_S, OWNER
 from tests.serve_app.batches.test_routes import client_of, finished, uploaded
+from tests.serve_app.batches.told import line, worker_of
 
 HOUR_S = 3600
 
@@ -26,7 +27,6 @@ def later(seconds: int) -> dict:
 
 @pytest.fixture
 def served(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(worker, "LOOK_S", 0.01)
     monkeypatch.setattr(service, "folder_of", lambda _: folder)
     config = AppConfig.model_validate({"batches": {"folder": str(folder.root)}})
     router = StandIn(config)
@@ -120,14 +120,13 @@ def test_what_has_expired_is_deleted_but_for_what_a_batch_still_reads(folder, be
 
 async def test_a_worker_deletes_what_has_expired(folder, begun, clock, monkeypatch):
     """At its start and from time to time, whether or not there is work."""
-    monkeypatch.setattr(worker, "LOOK_S", 0.01)
     monkeypatch.setattr(worker, "SWEEP_S", 0.01)
     batches = [begun(line(number), output_expires_after_s=9) for number in range(2)]
 
     async def ask(_: Batch, body: bytes) -> Answer:
         return Answer(200, "q", body)
 
-    working = asyncio.create_task(Worker(folder, ask, 1000, 4).run())
+    working = asyncio.create_task(worker_of(folder, ask).run())
     async with asyncio.timeout(60):
         while folder.open_batches():  # noqa: ASYNC110 - another task's file
             await asyncio.sleep(0.01)

@@ -11,7 +11,8 @@ from deployments.config import AppConfig, BatchesConfig
 from deployments.errors import NotFoundError, ServiceError
 from serve_app.batches.folder import Folder, folder_of
 from serve_app.batches.objects import Batch, File
-from tests.serve_app.batches.conftest import OWNER, line
+from tests.serve_app.batches.conftest import OWNER
+from tests.serve_app.batches.told import line
 
 
 def test_nobody_sees_what_another_key_made(folder, begun):
