@@ -1,6 +1,7 @@
 """Where files and batches are kept: a folder that every Router reaches.
 
 ```
+locks            tells at a start whether the file system has locks
 files/ID.json    a file's record     files/ID.data   its bytes
 batches/ID.json  a batch's record, written by its maker and then by who has its lock
 batches/ID.lock  held by the Router that works it off; the system takes it from a dead one
@@ -27,6 +28,7 @@ from deployments.errors import NotFoundError, ServiceError
 from serve_app.batches.objects import Batch, File, Record
 
 ID = re.compile(r"(file-|batch_)[0-9a-f]{24}")
+LOST_AFTER_S = 24 * 3600
 R = TypeVar("R", bound=Record)
 
 
@@ -38,7 +40,7 @@ class Folder:
         clock: seconds since 1970.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or has no locks.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
@@ -46,6 +48,8 @@ class Folder:
         self.clock = clock
         for name in ("files", "batches", "open"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        with (root / "locks").open("w") as tried:
+            fcntl.flock(tried, fcntl.LOCK_SH)
 
     def save(self, record: Record) -> None:
         """Write a record in place of what is there."""
@@ -101,13 +105,23 @@ class Folder:
         self.data(file.id).unlink(missing_ok=True)
 
     def delete_expired(self) -> None:
-        """Delete the files whose time is over, but for those that a batch still reads."""
+        """Delete the files whose time is over, but for those that a batch still reads.
+
+        Bytes that no record tells of were left by a Router that died; after a day they go too.
+        """
         needed = {batch.input_file_id for batch in self.open_batches()}
-        for path in (self.root / "files").glob("*.json"):
+        lost_s = self.clock() - LOST_AFTER_S
+        for path in (self.root / "files").iterdir():
             with suppress(FileNotFoundError):  # another Router was faster
-                file = File.model_validate_json(path.read_bytes())
-                if self._has_expired(file) and file.id not in needed:
-                    self.delete(file)
+                if path.suffix == ".json":
+                    file = File.model_validate_json(path.read_bytes())
+                    if self._has_expired(file) and file.id not in needed:
+                        self.delete(file)
+                elif (
+                    path.stat().st_mtime <= lost_s
+                    and not self._record(path.name.split(".")[0]).exists()
+                ):
+                    path.unlink()
 
     def open_batches(self) -> list[Batch]:
         """Return the batches that are not over, the oldest first."""

@@ -1,6 +1,7 @@
 """Files go when their time is over, by a clock that the tests set."""
 
 import asyncio
+import os
 
 import pytest
 from openai import NotFoundError, UnprocessableEntityError
@@ -10,6 +11,7 @@ from deployments.config import AppConfig
 from deployments.errors import NotFoundError as NoFileError
 from serve_app.api import ingress
 from serve_app.batches import service, worker
+from serve_app.batches.folder import new_id
 from serve_app.batches.job import Answer
 from serve_app.batches.objects import Batch, File
 from tests.serve_app.api.test_ingress import StandIn
@@ -18,6 +20,7 @@ from tests.serve_app.batches.test_routes import client_of, finished, uploaded
 from tests.serve_app.batches.told import line, worker_of
 
 HOUR_S = 3600
+DAY_S = 24 * HOUR_S
 
 
 def later(seconds: int) -> dict:
@@ -116,6 +119,22 @@ def test_what_has_expired_is_deleted_but_for_what_a_batch_still_reads(folder, be
     folder.delete_expired()
     assert not list((folder.root / "files").iterdir())
     assert {x.id for x in folder.owned(Batch, OWNER)} == {batch.id, other.id}
+
+
+def test_bytes_without_a_record_are_deleted_after_a_day(folder, begun, clock):
+    """A Router died while it took them in; what is being written now is left alone."""
+    batch = begun(line(1))
+    lost = [folder.data(new_id("file-")), folder.data(new_id("file-")).with_suffix(".new")]
+    for path in lost:
+        path.write_text("half a li")
+        os.utime(path, (NOW_S, NOW_S))
+    clock.now_s += DAY_S - 1
+    folder.delete_expired()
+    assert all(path.exists() for path in lost)
+    clock.now_s += 1
+    folder.delete_expired()
+    assert not any(path.exists() for path in lost)
+    assert folder.load(File, batch.input_file_id)
 
 
 async def test_a_worker_deletes_what_has_expired(folder, begun, clock, monkeypatch):
