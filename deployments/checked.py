@@ -37,6 +37,15 @@ def _whole_above_one(number: float) -> float:
     return number
 
 
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(
+            f"{path!r} is not an absolute path; name a folder of the file system, no store such as "
+            "s3://"
+        )
+    return path
+
+
 def _key(key: SecretStr) -> SecretStr:
     if not key.get_secret_value().strip():
         raise ValueError("an API key is empty")
@@ -44,7 +53,7 @@ def _key(key: SecretStr) -> SecretStr:
 
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-Folder = Annotated[str, Field(pattern="^/")]
+Folder = Annotated[str, AfterValidator(_absolute)]
 """An absolute path: replicas start in folders of Ray's own."""
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
 Host = Annotated[str, AfterValidator(_host)]

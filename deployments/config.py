@@ -207,8 +207,11 @@ class BatchesConfig(Frozen):
     """Where files and batches are kept; every node that has a Router reaches it. Without one there
     are no batches, but that `up` for this machine alone has a folder for as long as it runs."""
     max_file_bytes: PositiveInt = 2048 * MIB
+    files_expire_after_s: PositiveInt | None = 30 * 24 * 3600
+    """How long a file is kept, an upload or what a batch has written, where its maker does not say;
+    null for ever."""
     lines_under_way: PositiveInt = 8
-    """Of the batch that a Router works off."""
+    """Of all batches that a Router works off."""
 
 
 class AppConfig(Frozen):

@@ -42,13 +42,9 @@ from deployments.routing.fingerprints import ANSWER_S, Fingerprints, refuse_othe
 from deployments.routing.options import Options
 from deployments.routing.parts import AnyTowerRequest, Parts
 from deployments.routing.preparation import Preparer, sources_of
+from deployments.routing.tolerance import Tolerance
 from deployments.routing.tower_client import TowerClient
-from deployments.routing.tower_request import (
-    ImageRequest,
-    TextRequest,
-    raise_first,
-    together,
-)
+from deployments.routing.tower_request import ImageRequest, TextRequest, together
 
 logger = logging.getLogger("ray.serve")
 
@@ -153,27 +149,38 @@ class Router:
             InputError: something the caller has to change; the message names the item.
             ServiceError: too much is outstanding, a tower is gone, or the time is up.
         """
+        options = Options(task, dimensions, normalized, truncate, lane, timeout_s, partial)
+        return await self._answer(items, options, fingerprint)
+
+    async def _answer(
+        self,
+        items: Sequence[object],
+        options: Options,
+        fingerprint: str | None,
+        num_labels: int = 0,
+    ) -> Embeddings:
+        """Embed items, of which the last may be labels."""
         if self._draining:
             raise TowerUnavailableError("this service is stopping; send the request to another")
-        options = Options(task, dimensions, normalized, truncate, lane, timeout_s, partial)
         with self.metrics.refusals():
             options.check(self.architecture.width)
-        with self.metrics.request(lane) as tally:
+        with self.metrics.request(options.lane) as tally:
             parsed = self._parse(items)
             tally.items = len(parsed)
             wanted = wanted_by(fingerprint, _towers(parsed))
+            tolerance = Tolerance(options.partial, len(parsed) - num_labels)
             limit_s = options.limit_s(self.config.router.timeout_s)
             try:
                 async with asyncio.timeout(limit_s) as deadline:
                     await self._fingerprints.check(wanted)
-                    parts = await self._embed(parsed, options, deadline.when() or 0)
+                    parts = await self._embed(parsed, options, deadline.when() or 0, tolerance)
             except TimeoutError:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
             answered_by = parts.made_by(self._fingerprints)
             refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
             rows, failures = parts.merge(len(parsed), self.architecture.width)
             answer = Embeddings(
-                finish(rows, dimensions, normalized),
+                finish(rows, options.dimensions, options.normalized),
                 Usage(sum(map(len, parts.texts.items.values())), len(parts.images.items)),
                 failures,
                 parts.timings(),
@@ -189,7 +196,10 @@ class Router:
         labels: LabelsInput,
         logit_scale: bool = False,
         partial: bool = False,
-        **options: Any,  # noqa: ANN401
+        truncate: Truncate = False,
+        lane: Lane = "interactive",
+        timeout_s: float | None = None,
+        fingerprint: str | None = None,
     ) -> Classification:
         """Score labels for a mixed list of texts and images; the rows come in its order.
 
@@ -197,8 +207,11 @@ class Router:
             items: as `embed` takes them, `router.max_classified_items` at most.
             labels: texts, or lists of them by the names of groups, each of which is a question.
             logit_scale: score by the model's trained temperature.
-            partial: give the failures of single items in the answer.
-            options: `truncate`, `lane`, `timeout_s`, `fingerprint`, as for `embed`.
+            partial: give the failures of single items in the answer; a label may not fail.
+            truncate: as for `embed`.
+            lane: as for `embed`.
+            timeout_s: as for `embed`.
+            fingerprint: as for `embed`.
 
         Raises:
             EmbeddingError: as `embed`; the message names the item or the label.
@@ -207,10 +220,10 @@ class Router:
             most = self.config.router.max_classified_items
             read = Labels.read(labels, most)
             both = with_labels(items, read, most)
-        answer = await self.embed(both, partial=True, **options)
+        options = Options(None, None, True, truncate, lane, timeout_s, partial, logit_scale)
+        answer = await self._answer(both, options, fingerprint, len(read.texts))
         scale = await self._fingerprints.logit_scale(answer.fingerprint) if logit_scale else 1.0
-        with self.metrics.refusals():
-            return classified(answer, read, scale, partial)
+        return classified(answer, read, scale)
 
     async def fingerprints(self) -> dict[str, str]:
         """Return what the rows of each tower depend on besides the items, by tower.
@@ -249,10 +262,12 @@ class Router:
             raise RequestError(f"this server embeds no {kind}: it runs without the {name} tower")
         return items
 
-    async def _embed(self, items: Sequence[Item], options: Options, deadline_s: float) -> Parts:
+    async def _embed(
+        self, items: Sequence[Item], options: Options, deadline_s: float, tolerance: Tolerance
+    ) -> Parts:
         """Admit the request as a whole before an image is fetched, then ask both towers at once."""
-        lane, partial = options.lane, options.partial
-        asked = lane, deadline_s, self.config.router, self.architecture.width, partial
+        lane = options.lane
+        asked = lane, deadline_s, self.config.router, self.architecture.width, tolerance
         requests: list[AnyTowerRequest] = []
         with (
             self._tokens.hold(lane) as tokens,
@@ -260,16 +275,14 @@ class Router:
             self.bytes.hold(lane) as image_bytes,
         ):
             texts = await self._preparer.tokenise(items, options.task, options.truncate)
-            if not partial:
-                raise_first(texts.failures)
+            tolerance.check(texts.failures)
             if texts.items:
                 requests.append(TextRequest(self._clients["text"], texts.items, tokens, *asked))
                 await requests[0].admit()
             sources = sources_of(items)
             images.resize(len(sources))
             fetched = await self._preparer.fetch(sources, image_bytes)
-            if not partial:
-                raise_first(fetched.failures)
+            tolerance.check(fetched.failures)
             if fetched.items:
                 client = self._clients["vision"]
                 requests.append(ImageRequest(client, fetched.items, images, *asked))

@@ -6,6 +6,7 @@ from typing import Any
 import click
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from deployments.config import AppConfig, ScalingConfig
 
@@ -24,8 +25,7 @@ def read_config(path: Path | None, settings: tuple[str, ...] = ()) -> AppConfig:
     try:
         return AppConfig.model_validate(data)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
-        raise click.UsageError("; ".join(faults)) from None
+        raise click.UsageError("; ".join(map(_told, error.errors()))) from None
 
 
 def with_routers(config: AppConfig, cores: int) -> AppConfig:
@@ -46,6 +46,11 @@ def with_batches(config: AppConfig, folder: str) -> AppConfig:
     """Keep files and batches in a folder."""
     batches = config.batches.model_copy(update={"folder": folder})
     return config.model_copy(update={"batches": batches})
+
+
+def _told(fault: ErrorDetails) -> str:
+    place = ".".join(map(str, fault["loc"])) or "config"
+    return f"{place}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 # Any: YAML before validation.

@@ -1,6 +1,6 @@
 """Zero-shot classification: an item's similarity to each label, and scores that add up to 1."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from deployments.errors import RequestError
 from deployments.messages import Classification, Embeddings, TextItem
-from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
 
 LabelsInput = Sequence[str] | Mapping[str, Sequence[str]]
@@ -84,7 +83,7 @@ def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def classified(answer: Embeddings, labels: Labels, scale: float, partial: bool) -> Classification:
+def classified(answer: Embeddings, labels: Labels, scale: float) -> Classification:
     """Return the labels' similarities and scores for each item.
 
     A score is softmax(scale * cosine) over the labels that compete: with scale 1 as the hosted API
@@ -95,26 +94,20 @@ def classified(answer: Embeddings, labels: Labels, scale: float, partial: bool) 
         answer: the items' rows, then the labels', of length 1.
         labels: as they were embedded.
         scale: of the similarities, over 0.
-        partial: whether items may fail.
-
-    Raises:
-        EmbeddingError: of a label, or of the first item where none may fail; names it.
     """
     count = len(answer.embeddings) - len(labels.texts)
-    _raise_first(answer.failures, count, partial)
     items, rows = answer.embeddings[:count], answer.embeddings[count:]
     similarities = items @ rows.T
     scores = np.concatenate(
         [_softmax(scale * similarities[:, part]) for part in labels.parts()], axis=1
     )
-    failures = {index: error for index, error in answer.failures.items() if index < count}
     return Classification(
         labels.texts,
         labels.groups,
         similarities,
         scores,
         answer.usage,
-        failures,
+        answer.failures,
         answer.timings,
         answer.fingerprint,
         answer.replicas,
@@ -125,11 +118,3 @@ def _softmax(logits: Rows) -> Rows:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores: Rows = exponentials / exponentials.sum(axis=1, keepdims=True)
     return scores
-
-
-def _raise_first(failures: Mapping[int, EmbeddingError], count: int, partial: bool) -> None:
-    """Raise the failure of a label, or of an item where none may fail."""
-    fatal: Iterable[int] = (i for i in sorted(failures) if i >= count or not partial)
-    for index in fatal:
-        name = f"item {index}" if index < count else f"label {index - count}"
-        raise type(failures[index])(f"{name}: {failures[index]}") from failures[index]

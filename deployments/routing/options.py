@@ -16,11 +16,7 @@ LANES: tuple[Lane, ...] = get_args(Lane)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of `Router.embed`, as they were given.
-
-    Attributes:
-        task, dimensions, normalized, truncate, lane, timeout_s, partial: see `Router.embed`.
-    """
+    """The options of `Router.embed` and `Router.classify`, as they were given; see there."""
 
     task: str | None = None
     dimensions: int | None = None
@@ -29,6 +25,7 @@ class Options:
     lane: Lane = "interactive"
     timeout_s: float | None = None
     partial: bool = False
+    logit_scale: bool = False
 
     def check(self, width: int) -> None:
         """Refuse values that have no meaning; a caller by handle may send anything.
@@ -45,6 +42,7 @@ class Options:
         self._one_of("truncate", (True, False, "start"))
         self._one_of("lane", LANES)
         self._one_of("partial", (True, False))
+        self._one_of("logit_scale", (True, False))
         limit = self.timeout_s
         is_number = limit is None or (isinstance(limit, Real) and not isinstance(limit, bool))
         if not is_number or not (limit is None or limit > 0):

@@ -18,6 +18,7 @@ from deployments.model.output import Row
 from deployments.model.tokenizer import TokenIds
 from deployments.routing.admission import Hold
 from deployments.routing.cache import Key, digests
+from deployments.routing.tolerance import Tolerance
 from deployments.routing.tower_client import Chunk, TowerClient
 
 T = TypeVar("T", TokenIds, bytes)
@@ -36,7 +37,7 @@ class TowerRequest(ABC, Generic[T]):
         deadline_s: when nobody waits for it any more, by the event loop's clock.
         limits: of a chunk, and how many are under way at once.
         width: of a full row.
-        partial: note the failures of single items instead of raising the first.
+        tolerance: which failures of single items are noted instead of raised.
 
     Attributes:
         indices: of the items in the request.
@@ -56,7 +57,7 @@ class TowerRequest(ABC, Generic[T]):
         deadline_s: float,
         limits: RouterConfig,
         width: int,
-        partial: bool,
+        tolerance: Tolerance,
     ) -> None:
         self.client = client
         self.indices = list(items)
@@ -70,7 +71,7 @@ class TowerRequest(ABC, Generic[T]):
         self._lane = lane
         self._deadline_s = deadline_s
         self._limits = limits
-        self._partial = partial
+        self._tolerance = tolerance
         self._places: dict[Key, list[int]] = {}  # rows of each different item
         self._known: dict[Key, Row] = {}
         self._known_by = ""  # the fingerprint of the known rows
@@ -157,7 +158,7 @@ class TowerRequest(ABC, Generic[T]):
         """Put rows and failures in their places; a row has several where items are the same.
 
         Raises:
-            EmbeddingError: an item failed, and the request does not allow that.
+            EmbeddingError: an item failed, and the request does not bear that.
         """
         places = [self._places[key] for key in keys]
         failures = {
@@ -165,8 +166,7 @@ class TowerRequest(ABC, Generic[T]):
             for row, error in answer.failures.items()
             for place in places[row]
         }
-        if not self._partial:
-            raise_first(failures)
+        self._tolerance.check(failures)
         self.failures |= failures
         flat = [place for of_row in places for place in of_row]
         self.rows[flat] = np.repeat(answer.rows, [len(of_row) for of_row in places], axis=0)
@@ -202,13 +202,6 @@ class ImageRequest(TowerRequest[bytes]):
 
     def _chunk(self, items: Sequence[bytes], terms: Terms) -> ImageChunk:
         return ImageChunk(tuple(items), terms)
-
-
-def raise_first(failures: Mapping[int, EmbeddingError]) -> None:
-    """Raise the failure of the first failed item, with its index."""
-    for index in sorted(failures):
-        error = failures[index]
-        raise type(error)(f"item {index}: {error}") from error
 
 
 async def together(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:

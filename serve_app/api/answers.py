@@ -131,6 +131,7 @@ class ModelEntry(TypedDict):
     aliases: list[str]
     modalities: list[str]
     tasks: list[str]
+    max_model_len: int
     dimensions: int
     matryoshka_dimensions: list[int]
     embedding_types: list[str]

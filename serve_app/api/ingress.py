@@ -45,6 +45,7 @@ EMBEDDINGS = (
     "/embeddings",  # a base URL without /v1
     "/openai/deployments/{name}/embeddings",  # Azure's clients
     "/invocations",  # SageMaker
+    "/post",  # clip-as-service
 )
 
 CLASSIFY = ("/v1/classify", "/classify")

@@ -12,7 +12,19 @@ from deployments.messages import ImageItem, Item, TextItem, TokenItem
 
 Modality = Literal["text", "image"]
 
-IMAGE_KEYS = ("image", "url", "bytes", "image_url", "image_base64", "inlineData", "inline_data")
+IMAGE_KEYS = (
+    "image",
+    "url",
+    "bytes",
+    "image_url",
+    "image_base64",
+    "inlineData",
+    "inline_data",
+    "blob",  # clip-as-service
+    "uri",
+)
+# Where the image of an item of llama.cpp's goes in its prompt.
+MEDIA_MARKER = re.compile(r"\s*<__\w+__>\s*")
 # A plain string that begins like one of these is an image, or refused: its letters are no text.
 DATA_URI = re.compile(
     r"""[\s\ufeff"'<(]*(?:url\(\s*["']?)?data:\s*"""
@@ -69,6 +81,10 @@ class ItemObject(TypedDict, total=False):
     image_base64: ImageSource
     image_url: ImageSource | ImageUrl
     inlineData: InlineData
+    blob: ImageSource
+    uri: ImageSource
+    prompt_string: str
+    multimodal_data: list[ImageSource]
     type: Literal["text", "image", "image_url"]
     value: str
 
@@ -118,6 +134,8 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
     text = value.get("text")
     if len(value) == 1 and isinstance(text, str):  # the usual object, in half the time
         return TextItem(text)
+    if "prompt_string" in value:
+        return _object(index, _of_llama_cpp(value))
     image = next((value[key] for key in IMAGE_KEYS if not _is_empty(value.get(key))), None)
     if image is not None and text == "":  # typed languages send empty fields
         text = None
@@ -141,6 +159,14 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
             f"item {index} is a PDF, which is not read here; send its pages as images"
         )
     raise _refusal(index, value)
+
+
+def _of_llama_cpp(value: Mapping[str, object]) -> Mapping[str, object]:
+    """Return llama.cpp's form of a text, or of an image with a marker in its place."""
+    prompt, images = value["prompt_string"], value.get("multimodal_data")
+    if not images or not isinstance(images, list) or not isinstance(prompt, str):
+        return {"text": prompt}
+    return {"text": MEDIA_MARKER.sub("", prompt), "image": images[0] if len(images) == 1 else 0}
 
 
 def _is_empty(value: object) -> bool:

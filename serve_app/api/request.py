@@ -36,7 +36,7 @@ from serve_app.api.rendering import PACKED, Encoding
 from serve_app.api.served import Served
 
 TOKEN_IDS = "token_ids"  # of `input_type`
-INPUTS = ("input", "content", "texts")  # an empty text is a text
+INPUTS = ("input", "content", "texts", "data")  # an empty text is a text
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # Headers that mean the same as a field, which goes before them.
@@ -53,6 +53,20 @@ def _model(value: object, info: ValidationInfo) -> str:
     if value not in names:
         raise UnknownModelError(f"model {shown(value)} is not served here; this is {names[0]!r}")
     return names[0]
+
+
+def _truncate(value: object, info: ValidationInfo) -> object:
+    """Read words for where a text is cut, or vLLM's number of tokens."""
+    if type(value) is not int:
+        return dialects.truncate(value)
+    limit = _served(info).architecture.text.max_tokens
+    if value not in (-1, limit):
+        raise PydanticCustomError(
+            "enum",
+            "texts are cut at the model's limit alone; send {limit}, or -1",
+            {"limit": limit},
+        )
+    return True
 
 
 def _late_chunking(value: object) -> bool:
@@ -112,19 +126,19 @@ class ItemsRequest(BaseModel):
     items: Annotated[
         list[Item],
         PlainValidator(_items, json_schema_input_type=item_forms.Input),
-        Field(validation_alias=AliasChoices("input", "content", "texts")),
+        Field(validation_alias=AliasChoices(*INPUTS)),
     ]
     """One text or image, or a list of them in any order."""
     truncate: Annotated[
         StrictBool | Literal["start"],
         BeforeValidator(
-            dialects.truncate,
-            json_schema_input_type=bool | Literal["NONE", "END", "START", "start"],
+            _truncate,
+            json_schema_input_type=bool | Literal["NONE", "END", "START", "start"] | int,
         ),
-        Field(validation_alias=AliasChoices("truncate", "truncation")),
+        Field(validation_alias=AliasChoices("truncate", "truncation", "truncate_prompt_tokens")),
     ] = False
     """Cut texts that are too long, at their end. `NONE` and `END` are false and true; `START`
-    cuts at the start."""
+    cuts at the start. A number is of tokens: the model's own limit, or -1 for that."""
     errors: Literal["raise", "partial"] = "raise"
     """With `partial`, items that fail are null and listed in `errors`; others are answered."""
     lane: Annotated[Lane | None, Field(validation_alias="priority")] = None

@@ -47,6 +47,7 @@ def models_of(served: Served, fingerprints: dict[str, str]) -> ModelList:
                 "aliases": list(config.model.aliases),
                 "modalities": [name for name, tower in towers.items() if tower.enabled],
                 "tasks": [QUERY_TASK],
+                "max_model_len": architecture.text.max_tokens,
                 "dimensions": architecture.width,
                 "matryoshka_dimensions": list(architecture.matryoshka_dimensions),
                 "embedding_types": list(ENCODINGS),

@@ -9,8 +9,8 @@ from starlette.types import Message, Scope
 from deployments.errors import UnauthorizedError
 from serve_app.api.errors import fault_of
 from serve_app.api.keys import ApiKey
+from serve_app.batches.job import Answer
 from serve_app.batches.objects import Batch
-from serve_app.batches.worker import Answer
 
 CALLER = "jina_clip_serve.caller"
 """In the scope of a request that comes from inside: the key that it counts as."""

@@ -42,6 +42,8 @@ def paths(ref: str, faults: Callable[..., Schema]) -> dict[str, Schema]:
         "properties": {
             "file": {"type": "string", "contentMediaType": "application/jsonl"},
             "purpose": {"const": "batch"},
+            "expires_after[anchor]": {"const": "created_at"},
+            "expires_after[seconds]": {"type": "integer", "minimum": 3600},
         },
     }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -1,6 +1,7 @@
 """Where files and batches are kept: a folder that every Router reaches.
 
 ```
+locks            tells at a start whether the file system has locks
 files/ID.json    a file's record     files/ID.data   its bytes
 batches/ID.json  a batch's record, written by its maker and then by who has its lock
 batches/ID.lock  held by the Router that works it off; the system takes it from a dead one
@@ -16,8 +17,9 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +28,7 @@ from deployments.errors import NotFoundError, ServiceError
 from serve_app.batches.objects import Batch, File, Record
 
 ID = re.compile(r"(file-|batch_)[0-9a-f]{24}")
+LOST_AFTER_S = 24 * 3600
 R = TypeVar("R", bound=Record)
 
 
@@ -34,15 +37,19 @@ class Folder:
 
     Args:
         root: a path; its folders are made.
+        clock: seconds since 1970.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or has no locks.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
+        self.clock = clock
         for name in ("files", "batches", "open"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        with (root / "locks").open("w") as tried:
+            fcntl.flock(tried, fcntl.LOCK_SH)
 
     def save(self, record: Record) -> None:
         """Write a record in place of what is there."""
@@ -60,7 +67,7 @@ class Folder:
             owner: None reads that of anyone.
 
         Raises:
-            NotFoundError: there is none of that id, or it is another owner's.
+            NotFoundError: there is none of that id, it is another owner's, or it has expired.
         """
         kind = shape.__name__.lower()
         if ID.fullmatch(name) and name.startswith(kind):
@@ -69,7 +76,7 @@ class Folder:
             except FileNotFoundError:
                 pass
             else:
-                if owner in (None, record.owner):
+                if owner in (None, record.owner) and not self._has_expired(record):
                     return self.as_it_is(record)
         raise NotFoundError(f"there is no {kind} {name[:60]!r}")
 
@@ -96,6 +103,25 @@ class Folder:
         """Delete a file."""
         self._record(file.id).unlink(missing_ok=True)
         self.data(file.id).unlink(missing_ok=True)
+
+    def delete_expired(self) -> None:
+        """Delete the files whose time is over, but for those that a batch still reads.
+
+        Bytes that no record tells of were left by a Router that died; after a day they go too.
+        """
+        needed = {batch.input_file_id for batch in self.open_batches()}
+        lost_s = self.clock() - LOST_AFTER_S
+        for path in (self.root / "files").iterdir():
+            with suppress(FileNotFoundError):  # another Router was faster
+                if path.suffix == ".json":
+                    file = File.model_validate_json(path.read_bytes())
+                    if self._has_expired(file) and file.id not in needed:
+                        self.delete(file)
+                elif (
+                    path.stat().st_mtime <= lost_s
+                    and not self._record(path.name.split(".")[0]).exists()
+                ):
+                    path.unlink()
 
     def open_batches(self) -> list[Batch]:
         """Return the batches that are not over, the oldest first."""
@@ -149,6 +175,11 @@ class Folder:
                 yield True
         finally:
             os.close(handle)
+
+    def _has_expired(self, record: Record) -> bool:
+        if not isinstance(record, File) or record.expires_at is None:
+            return False
+        return self.clock() >= record.expires_at
 
     def _record(self, name: str) -> Path:
         return self.root / ("files" if name.startswith("file-") else "batches") / f"{name}.json"

@@ -19,6 +19,30 @@ HEAD = re.compile(rb"(\d+) (\d{3}) (?=\{)")
 BELOW_FAILURE = 400
 
 
+class Numbers:
+    """A set of numbers from 1 on; of those that are there without a gap only the last is kept."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._beyond: set[int] = set()
+
+    def add(self, number: int) -> None:
+        """Add a number."""
+        if number not in self:
+            self._beyond.add(number)
+            while self._last + 1 in self._beyond:
+                self._last += 1
+                self._beyond.remove(self._last)
+
+    def __contains__(self, number: int) -> bool:
+        """Return whether a number is there."""
+        return number <= self._last or number in self._beyond
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._last + len(self._beyond)
+
+
 class Log:
     """The log of a batch; one process at a time writes it, from any of its threads.
 
@@ -30,7 +54,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
-        self.done: set[int] = set()
+        self.done = Numbers()
         self.failed = 0
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         for number, status, _ in self.answers():
@@ -56,7 +80,7 @@ class Log:
 
     def answers(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield number, status and answer of each line that has one, once."""
-        seen: set[int] = set()
+        seen = Numbers()
         with self._path.open("rb") as file:
             for text in file:
                 head = HEAD.match(text) if text.endswith(END) else None

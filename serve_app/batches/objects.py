@@ -1,6 +1,6 @@
 """Files and batches as they are kept and as they are shown."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -8,7 +8,8 @@ from deployments.checked import Frozen
 
 ENDPOINTS = "/v1/embeddings", "/v1/classify"
 WINDOW = "24h"
-WINDOW_S = 24 * 3600
+HOUR_S = 3600
+WINDOW_S = 24 * HOUR_S
 Status = Literal[
     "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled"
 ]
@@ -33,9 +34,10 @@ class Record(Frozen):
 
 
 class File(Record):
-    """An uploaded file, or one that a batch has written."""
+    """An uploaded file, or one that a batch has written; without `expires_at` it stays."""
 
     object: Literal["file"] = "file"
+    expires_at: int | None = None
     bytes: int
     filename: str
     purpose: Literal["batch", "batch_output"]
@@ -74,6 +76,7 @@ class Batch(Record):
     input_file_id: str
     completion_window: Literal["24h"] = "24h"
     expires_at: int
+    output_expires_after_s: int | None = None
     status: Status = "validating"
     metadata: dict[str, str] | None = None
     errors: Faults | None = None
@@ -101,6 +104,13 @@ class Batch(Record):
         return shown
 
 
+class ExpiresAfter(Frozen):
+    """When a file is deleted, counted from when it is made."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=HOUR_S, le=30 * 24 * HOUR_S)]
+
+
 class NewBatch(Frozen):
     """The body of `POST /v1/batches`; other fields of OpenAI's are taken and mean nothing here."""
 
@@ -110,6 +120,7 @@ class NewBatch(Frozen):
     endpoint: Literal["/v1/embeddings", "/v1/classify"]
     completion_window: Literal["24h"]
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    output_expires_after: ExpiresAfter | None = None
 
 
 class InputLine(Frozen):

@@ -2,33 +2,35 @@
 
 import asyncio
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import UploadFile
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from deployments.config import BatchesConfig
 from deployments.errors import NotFoundError, RequestError
 from serve_app.api.body import parts_of, read_body
 from serve_app.api.errors import FieldError
 from serve_app.api.exchange import json_response
 from serve_app.batches.folder import Folder, new_id
-from serve_app.batches.objects import WINDOW_S, Batch, File, NewBatch, Record
+from serve_app.batches.objects import WINDOW_S, Batch, ExpiresAfter, File, NewBatch, Record
 
 if TYPE_CHECKING:
     from deployments.router import Router
 
 R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=BaseModel)
 
 PURPOSE = "batch"
 MOST_SHOWN = 10_000
 FEW_SHOWN = 20
 COPY_BYTES = 1 << 20
-NEW_BATCH = TypeAdapter(NewBatch)
+EXPIRES_AFTER = "expires_after"
 
 
 Owned = Callable[[Request, "Router", str], Awaitable[Response]]
@@ -40,12 +42,12 @@ class Routes:
 
     Args:
         folder: None where batches are off.
-        max_file_bytes: of an upload.
+        config: limits and defaults.
     """
 
-    def __init__(self, folder: Folder | None, max_file_bytes: int) -> None:
+    def __init__(self, folder: Folder | None, config: BatchesConfig) -> None:
         self._folder = folder
-        self._max_file_bytes = max_file_bytes
+        self._config = config
 
     @property
     def folder(self) -> Folder:
@@ -75,9 +77,9 @@ class Routes:
         ]
 
     async def upload(self, request: Request, router: "Router", owner: str) -> Response:
-        """Answer `POST /v1/files`: a form with `file` and `purpose`."""
+        """Answer `POST /v1/files`: a form with `file`, `purpose` and when it expires."""
         folder = self.folder
-        parts = parts_of(request, router.config.router, self._max_file_bytes)
+        parts = parts_of(request, router.config.router, self._config.max_file_bytes)
         parser = MultiPartParser(request.headers, parts, max_files=1, max_fields=8)
         try:
             form = await parser.parse()
@@ -94,7 +96,8 @@ class Routes:
                 raise FieldError(
                     f"purpose is {str(purpose)[:40]!r}; only 'batch' is served", "purpose"
                 )
-            file = await asyncio.to_thread(self._kept, folder, upload, owner)
+            seconds = self._kept_s(_expiry(form))
+            file = await asyncio.to_thread(self._kept, folder, upload, owner, seconds)
         finally:
             await form.close()
         return json_response(file.shown())
@@ -126,22 +129,16 @@ class Routes:
         folder = self.folder
         with router.bytes.hold("interactive") as hold:
             body = await read_body(request, router.config.router, hold)
-        try:
-            asked = NEW_BATCH.validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            raise FieldError(
-                f"{field or 'the body'}: {first['msg']}", field, first["type"]
-            ) from None
+        asked = _read(partial(NewBatch.model_validate_json, body))
         await asyncio.to_thread(folder.load, File, asked.input_file_id, owner)
-        now = int(time.time())
+        now = int(folder.clock())
         batch = Batch(
             id=new_id("batch_"),
             owner=owner,
             created_at=now,
             expires_at=now + WINDOW_S,
-            **asked.model_dump(),
+            output_expires_after_s=self._kept_s(asked.output_expires_after),
+            **asked.model_dump(exclude={"output_expires_after"}),
         )
         await asyncio.to_thread(folder.begin, batch)
         return json_response(batch.shown())
@@ -164,23 +161,50 @@ class Routes:
         """Return the record of the path; a thread, because the folder may be far away."""
         return await asyncio.to_thread(self.folder.load, shape, request.path_params["name"], owner)
 
+    def _kept_s(self, policy: ExpiresAfter | None) -> int | None:
+        """Return how long a file is to be kept."""
+        return policy.seconds if policy else self._config.files_expire_after_s
+
     @staticmethod
-    def _kept(folder: Folder, upload: UploadFile, owner: str) -> File:
+    def _kept(folder: Folder, upload: UploadFile, owner: str, kept_s: int | None) -> File:
         """Keep an upload, its bytes before its record."""
         file_id = new_id("file-")
         path = folder.data(file_id)
         with path.open("wb") as target:
             shutil.copyfileobj(upload.file, target, COPY_BYTES)
+        now_s = int(folder.clock())
         file = File(
             id=file_id,
             owner=owner,
-            created_at=int(time.time()),
+            created_at=now_s,
+            expires_at=None if kept_s is None else now_s + kept_s,
             bytes=path.stat().st_size,
             filename=upload.filename or "batch.jsonl",
             purpose=PURPOSE,
         )
         folder.save(file)
         return file
+
+
+def _expiry(form: FormData) -> ExpiresAfter | None:
+    """Read the fields that OpenAI's clients make of `expires_after`."""
+    names = {name: f"{EXPIRES_AFTER}[{name}]" for name in ExpiresAfter.model_fields}
+    sent = {name: form[field] for name, field in names.items() if field in form}
+    return _read(partial(ExpiresAfter.model_validate, sent), EXPIRES_AFTER) if sent else None
+
+
+def _read(read: Callable[[], M], name: str = "") -> M:
+    """Return what is read, or say which field of it is wrong.
+
+    Raises:
+        FieldError: the first that is.
+    """
+    try:
+        return read()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, filter(None, (name, *first["loc"]))))
+        raise FieldError(f"{field or 'the body'}: {first['msg']}", field, first["type"]) from None
 
 
 def page(records: Sequence[Record], request: Request) -> dict[str, Any]:

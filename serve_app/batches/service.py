@@ -10,9 +10,10 @@ from starlette.applications import Starlette
 from deployments.config import AppConfig
 from serve_app.batches.asking import ask
 from serve_app.batches.folder import folder_of
+from serve_app.batches.job import Answer, BatchJob
 from serve_app.batches.objects import Batch
 from serve_app.batches.routes import Routes
-from serve_app.batches.worker import Answer, Worker
+from serve_app.batches.worker import Worker
 
 QUIET_S = 1.0  # after an interactive request; until then one line at a time is asked
 
@@ -32,7 +33,7 @@ class Batches:
         self._config = config
         self._interactive_s = interactive_s
         self._folder = folder_of(config)
-        self.routes = Routes(self._folder, config.batches.max_file_bytes)
+        self.routes = Routes(self._folder, config.batches)
 
     @asynccontextmanager
     async def working(self, app: Starlette) -> AsyncIterator[None]:
@@ -49,10 +50,11 @@ class Batches:
                 return await ask(app, app.state.keys.of(batch.owner), batch, body)
 
         limits = self._config.router.max_body_bytes, self._config.batches.lines_under_way
-        worker = asyncio.create_task(Worker(self._folder, asked, *limits).run(), name="batches")
+        worker = Worker(self._folder, BatchJob(self._folder, asked, *limits))
+        working = asyncio.create_task(worker.run(), name="batches")
         try:
             yield
         finally:
-            worker.cancel()
+            working.cancel()
             with suppress(asyncio.CancelledError):
-                await worker
+                await working

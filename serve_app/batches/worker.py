@@ -1,42 +1,27 @@
-"""Works batches off: one at a time in each Router, the oldest that no other has.
+"""Works batches off: each Router some at once, the oldest that no other has.
 
-A batch is held by a lock that the system takes from a process that dies; who comes next goes on
-behind the answers in its log. A line whose Router died before its answer was written is computed
-again, so that each has one answer.
+The batches that a Router has share its lines under way evenly, so that a small one does not wait
+for the end of a huge one. It takes one more at each look: another Router may have less to do.
+
+A batch is held by a lock that the system takes from a process that dies.
 """
 
 import asyncio
-import hashlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 
 from serve_app.batches.folder import Folder
-from serve_app.batches.lines import Line, faults_of, read_lines
-from serve_app.batches.log import BELOW_FAILURE, Log, expired
-from serve_app.batches.objects import Batch, Counts, Faults, File, LineFault, Status
+from serve_app.batches.job import BatchJob
+from serve_app.batches.objects import Batch
 
 logger = logging.getLogger("ray.serve")
 
-LOOK_S = 1.0  # between two looks for batches, for the end of one, and two notes of its counts
+LOOK_S = 1.0  # between two looks for batches
+MOST_HELD = 16  # batches at once: each has some files open
+SWEEP_S = 300.0  # between two looks for files that have expired
 AFTER_FAULT_S = 5.0  # a full disk is not tried without a pause
-BUSY = {429, 503}  # such a line is sent again
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a line; `retry_after_s` where it should be sent again."""
-
-    status: int
-    request_id: str
-    body: bytes
-    retry_after_s: float = 1.0
-
-
-Ask = Callable[[Batch, bytes], Awaitable[Answer]]
-"""Answers the body of a line as HTTP would, in the lane for bulk work."""
 
 
 class Worker:
@@ -44,168 +29,63 @@ class Worker:
 
     Args:
         folder: of files and batches.
-        ask: see `Ask`.
-        max_body_bytes: of a line's body.
-        lines_under_way: at once.
-        clock: seconds since 1970.
+        job: works off each of them.
     """
 
-    def __init__(
-        self,
-        folder: Folder,
-        ask: Ask,
-        max_body_bytes: int,
-        lines_under_way: int,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, folder: Folder, job: BatchJob) -> None:
         self._folder = folder
-        self._ask = ask
-        self._max_body_bytes = max_body_bytes
-        self._lines_under_way = lines_under_way
-        self._clock = clock
+        self._job = job
 
     async def run(self) -> None:
-        """Work off what there is and what comes, until cancelled."""
+        """Work off what there is and what comes, and delete what has expired, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self.work_off, LOOK_S))
+            sweep = partial(asyncio.to_thread, self._folder.delete_expired)
+            group.create_task(self._repeat(sweep, SWEEP_S))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:
             try:
-                await self.work_off()
-            except Exception:  # whatever it is, the next look may find it mended
-                logger.exception("a batch could not be worked off; it is tried again")
+                await work()
+            except Exception:  # whatever it is, the next time may find it mended
+                logger.exception("%s is tried again", self._folder.root)
                 await asyncio.sleep(AFTER_FAULT_S)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(pause_s)
 
     async def work_off(self) -> None:
-        """Work off every batch that is open and that nobody else has."""
-        for batch in await asyncio.to_thread(self._folder.open_batches):
-            with self._folder.claimed(batch) as ours:
-                if ours:
-                    # What another Router made of it since it was read.
-                    await self._one(self._folder.load(Batch, batch.id))
-
-    async def _one(self, batch: Batch) -> None:
-        if batch.is_over:  # its Router died before it was closed
-            self._folder.close(batch)
-            return
-        if not self._folder.data(batch.input_file_id).exists():
-            fault = LineFault(code="file_not_found", message="the input file was deleted")
-            self._close(batch, "failed", errors=Faults(data=(fault,)))
-            return
-        if batch.status == "validating":
-            path = self._folder.data(batch.input_file_id)
-            look = partial(faults_of, path, batch.endpoint, self._max_body_bytes)
-            total, faults = await asyncio.to_thread(look)
-            if faults:
-                self._close(batch, "failed", errors=Faults(data=tuple(faults)))
-                return
-            batch = self._move(batch, "in_progress", request_counts=Counts(total=total))
-        log = await asyncio.to_thread(Log, self._folder.log(batch.id))
+        """Work off every batch that is open and that nobody else has, until there is none."""
+        held: dict[str, asyncio.Task[None]] = {}
         try:
-            status = await self._answer_lines(batch, log)
-            batch = self._move(self._counted(batch, log), "finalizing")
-            batch = await asyncio.to_thread(self._written, batch, log, status)
-            self._close(batch, status)
-        finally:
-            log.close()
-
-    async def _answer_lines(self, batch: Batch, log: Log) -> Status:
-        """Answer all lines that have no answer yet; returns how it ended."""
-        lines, reading = self._missing(batch, log), asyncio.Lock()
-        ended = await asyncio.to_thread(self._ended, batch)
-
-        async def work() -> None:
-            while ended is None:
-                async with reading:  # a thread, because a line may be megabytes
-                    line = await asyncio.to_thread(next, lines, None)
-                if line is None:
+            while True:
+                await self._take_one(held)
+                if not held:
                     return
-                answer = await self._ask(batch, line.body)
-                while answer.status in BUSY and ended is None:
-                    await asyncio.sleep(answer.retry_after_s)
-                    answer = await self._ask(batch, line.body)
-                if answer.status not in BUSY:
-                    what = answer.status, answer.request_id, answer.body
-                    await asyncio.to_thread(log.add, line, *what)
-
-        workers = [asyncio.create_task(work()) for _ in range(self._lines_under_way)]
-        try:
-            running = set(workers)
-            while running:
-                done, running = await asyncio.wait(
-                    running, timeout=LOOK_S, return_when=asyncio.FIRST_EXCEPTION
-                )
-                for worker in done:
-                    worker.result()
-                await asyncio.to_thread(self._folder.save, self._counted(batch, log))
-                ended = ended or await asyncio.to_thread(self._ended, batch)
+                working = held.values()
+                await asyncio.wait(working, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                held = {name: task for name, task in held.items() if not task.done()}
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        return ended or "completed"
+            for task in held.values():
+                task.cancel()
+            await asyncio.gather(*held.values(), return_exceptions=True)
 
-    def _missing(self, batch: Batch, log: Log) -> Iterator[Line]:
-        """Yield the lines that have no answer."""
-        path = self._folder.data(batch.input_file_id)
-        for line in read_lines(path, batch.endpoint, self._max_body_bytes):
-            if isinstance(line, Line) and line.number not in log.done:
-                yield line
+    async def _take_one(self, held: dict[str, asyncio.Task[None]]) -> None:
+        """Begin with the oldest batch that nobody has, if there is one, beside those held."""
+        if len(held) >= MOST_HELD:
+            return
+        for batch in await asyncio.to_thread(self._folder.open_batches):
+            if batch.id not in held:
+                with ExitStack() as claim:
+                    if claim.enter_context(self._folder.claimed(batch)):
+                        work = self._held(batch.id, claim.pop_all())
+                        held[batch.id] = asyncio.create_task(work)
+                        return
 
-    def _ended(self, batch: Batch) -> Status | None:
-        """Return why a batch is to end before all its lines are done, if it is."""
-        if self._folder.load(Batch, batch.id).cancelling_at is not None:
-            return "cancelled"
-        return "expired" if self._clock() >= batch.expires_at else None
-
-    def _written(self, batch: Batch, log: Log, status: Status) -> Batch:
-        """Write the two files of the answers; the same again after a death in between."""
-        outputs = {
-            "output": self._new_file(batch, "output"),
-            "error": self._new_file(batch, "error"),
-        }
-        paths = {kind: self._folder.data(file.id) for kind, file in outputs.items()}
-        beside = {kind: path.with_suffix(".new") for kind, path in paths.items()}
-        with beside["output"].open("wb") as output, beside["error"].open("wb") as error:
-            for _, answered, text in log.answers():
-                (error if answered >= BELOW_FAILURE else output).write(text)
-            for line in self._missing(batch, log) if status == "expired" else ():
-                error.write(expired(line))
-        known: dict[str, str] = {}
-        for kind, file in outputs.items():
-            size = beside[kind].stat().st_size
-            if not size:
-                beside[kind].unlink()
-                continue
-            beside[kind].replace(paths[kind])
-            self._folder.save(file.model_copy(update={"bytes": size}))
-            known[f"{kind}_file_id"] = file.id
-        return batch.model_copy(update=known)
-
-    def _new_file(self, batch: Batch, kind: str) -> File:
-        digest = hashlib.sha256(f"{batch.id} {kind}".encode()).hexdigest()
-        return File(
-            id=f"file-{digest[:24]}",
-            owner=batch.owner,
-            created_at=int(self._clock()),
-            bytes=0,
-            filename=f"{batch.id}_{kind}.jsonl",
-            purpose="batch_output",
-        )
-
-    def _counted(self, batch: Batch, log: Log) -> Batch:
-        done, failed = len(log.done), log.failed
-        counts = {"completed": done - failed, "failed": failed}
-        counted = batch.request_counts.model_copy(update=counts)
-        return batch.model_copy(update={"request_counts": counted})
-
-    def _move(self, batch: Batch, status: Status, **values: object) -> Batch:
-        """Give a batch its next status, and write it down."""
-        batch = self._stamped(batch, status, values)
-        self._folder.save(batch)
-        return batch
-
-    def _close(self, batch: Batch, status: Status, **values: object) -> None:
-        self._folder.close(self._stamped(batch, status, values))
-
-    def _stamped(self, batch: Batch, status: Status, values: dict[str, object]) -> Batch:
-        now = {"status": status, f"{status}_at": int(self._clock())}
-        return self._folder.as_it_is(batch).model_copy(update=now | values)
+    async def _held(self, batch_id: str, claim: ExitStack) -> None:
+        """Work off a batch that is ours; what fails is let go after a pause, to be taken again."""
+        with claim:
+            try:
+                # What another Router made of it since it was read.
+                await self._job.run(await asyncio.to_thread(self._folder.load, Batch, batch_id))
+            except Exception:
+                logger.exception("%s is tried again", batch_id)
+                await asyncio.sleep(AFTER_FAULT_S)

@@ -1,5 +1,6 @@
-"""The Python client: `Client` and `AsyncClient`."""
+"""The Python client: `Client` and `AsyncClient`, and `Scores` that their `classify` gives."""
 
+from serve_app.client.calls import Scores
 from serve_app.client.client import AsyncClient, Client
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "Scores"]

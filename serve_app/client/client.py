@@ -12,17 +12,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from deployments.model.architecture import QUERY_TASK
-from deployments.model.output import Rows
+from deployments.routing.classification import LabelsInput
+from serve_app.client.calls import A, Scores, classification, embedding
 from serve_app.client.inputs import (
     Batch,
     Image,
     Job,
-    Options,
     Output,
     batched,
     guessed_item,
@@ -37,9 +37,11 @@ from serve_app.client.transport import HandleTransport, HttpTransport
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
+T = TypeVar("T")
+
 
 class _Encoders:
-    """The three calls, whatever runs them."""
+    """The calls for vectors, whatever runs them."""
 
     def __init__(
         self,
@@ -106,10 +108,10 @@ class _Encoders:
             AnswerError: the server refused.
         """
         width = truncate_dim or self._truncate_dim
-        options = Options(task, width, normalize_embeddings, truncation)
+        call = embedding(task, width, normalize_embeddings, truncation)
         output = Output(convert_to_numpy, convert_to_tensor, device)
-        job = batched(sentences, batch_size, options, text_item)
-        return self._run(job, show_progress_bar, output)
+        job = batched(sentences, batch_size, call, text_item)
+        return self._run(job, show_progress_bar, partial(output.of, job.is_single))
 
     def encode_image(
         self,
@@ -132,10 +134,10 @@ class _Encoders:
             FileNotFoundError: a name that is neither a URL nor a local file.
         """
         width = truncate_dim or self._truncate_dim
-        options = Options(None, width, normalize_embeddings)
+        call = embedding(None, width, normalize_embeddings)
         output = Output(convert_to_numpy, convert_to_tensor, device)
-        job = batched(images, batch_size, options, image_item)
-        return self._run(job, show_progress_bar, output)
+        job = batched(images, batch_size, call, image_item)
+        return self._run(job, show_progress_bar, partial(output.of, job.is_single))
 
     def encode(
         self,
@@ -165,14 +167,15 @@ class _Encoders:
         if prompt_name not in (None, QUERY_TASK):
             raise ValueError(f"prompt_name is {prompt_name!r}; the model has {QUERY_TASK!r} only")
         width = truncate_dim or self._truncate_dim
-        options = Options(prompt_name, width if normalize_embeddings else None, True, True)
+        call = embedding(prompt_name, width if normalize_embeddings else None, True, True)
         to_item = text_or_image if assume_text_inputs else guessed_item
         cut = None if normalize_embeddings else width
         output = Output(convert_to_numpy, convert_to_tensor, device, cut)
-        job = batched(sentences, batch_size, options, to_item)
-        return self._run(job, show_progress_bar, output)
+        job = batched(sentences, batch_size, call, to_item)
+        return self._run(job, show_progress_bar, partial(output.of, job.is_single))
 
-    def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
+    # Any: what `join` returns, or what can be awaited for it.
+    def _run(self, job: Job[A], show: bool | None, join: Callable[[Sequence[A]], T]) -> Any:  # noqa: ANN401
         raise NotImplementedError
 
 
@@ -189,7 +192,36 @@ class Client(_Encoders):
         """Close the connections."""
         self._transport.close()
 
-    def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
+    def classify(
+        self,
+        inputs: Image | Sequence[Image],
+        labels: LabelsInput,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        logit_scale: bool = False,
+        truncation: bool = False,
+        assume_text_inputs: bool = False,
+    ) -> Scores:
+        """Score labels for texts and images, mixed; one input is a list of one.
+
+        Args:
+            inputs: as `encode` takes them.
+            labels: texts to choose from, or lists of them by the names of groups.
+            batch_size: inputs in one request, each of which carries all labels.
+            show_progress_bar: None shows it for long lists on a terminal.
+            logit_scale: score by the model's trained temperature, not by 1.
+            truncation: cut texts over the model's own limit instead of failing.
+            assume_text_inputs: every string is a text.
+
+        Raises:
+            AnswerError: the server refused.
+        """
+        call = classification(labels, logit_scale, truncation)
+        to_item = text_or_image if assume_text_inputs else guessed_item
+        job = batched(inputs, batch_size, call, to_item)
+        return self._run(job, show_progress_bar, Scores.joined)
+
+    def _run(self, job: Job[A], show: bool | None, join: Callable[[Sequence[A]], T]) -> T:
         with (
             progress(job, show) as advance,
             ThreadPoolExecutor(self._concurrency, "client") as threads,
@@ -200,7 +232,7 @@ class Client(_Encoders):
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
-        return output.of(parts, job)
+        return join(parts)
 
 
 class AsyncClient(_Encoders):
@@ -216,7 +248,23 @@ class AsyncClient(_Encoders):
         """Close the connections."""
         await self._transport.aclose()
 
-    async def _run(self, job: Job, show: bool | None, output: Output) -> Any:  # noqa: ANN401
+    async def classify(
+        self,
+        inputs: Image | Sequence[Image],
+        labels: LabelsInput,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        logit_scale: bool = False,
+        truncation: bool = False,
+        assume_text_inputs: bool = False,
+    ) -> Scores:
+        """Score labels for texts and images; see `Client.classify`."""
+        call = classification(labels, logit_scale, truncation)
+        to_item = text_or_image if assume_text_inputs else guessed_item
+        job = batched(inputs, batch_size, call, to_item)
+        return await self._run(job, show_progress_bar, Scores.joined)
+
+    async def _run(self, job: Job[A], show: bool | None, join: Callable[[Sequence[A]], T]) -> T:
         free = asyncio.Semaphore(self._concurrency)
         with progress(job, show) as advance:
             sending = partial(self._send, free, advance)
@@ -226,10 +274,8 @@ class AsyncClient(_Encoders):
             except BaseExceptionGroup as errors:  # the first ended the others
                 raise errors.exceptions[0] from None
         parts = [answer.result() for answer in answers]
-        return output.of(parts, job)
+        return join(parts)
 
-    async def _send(
-        self, free: asyncio.Semaphore, advance: Callable[[Rows], Rows], batch: Batch
-    ) -> Rows:
+    async def _send(self, free: asyncio.Semaphore, advance: Callable[[A], A], batch: Batch[A]) -> A:
         async with free:
             return advance(await self._transport.send_async(batch))

@@ -4,12 +4,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from PIL import Image as PillowImage
 
 from deployments.model.output import Rows, to_tensor
+from serve_app.client.calls import A, Call
 
 Image = str | bytes | Path | PillowImage.Image
 HandleItem = dict[str, str | bytes]
@@ -19,22 +20,12 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 @dataclass(frozen=True)
-class Options:
-    """What holds for every batch of a call."""
-
-    task: str | None
-    dimensions: int | None
-    normalized: bool
-    truncate: bool = False
-
-
-@dataclass(frozen=True)
-class Batch:
+class Batch(Generic[A]):
     """Inputs of one request; files are read and images encoded when it is sent."""
 
     inputs: Sequence[Any]
     to_item: Callable[[Any], HandleItem]
-    options: Options
+    call: Call[A]
 
     def items(self) -> list[HandleItem]:
         """Return the items in the form that an application handle takes."""
@@ -42,10 +33,10 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[A]):
     """A call's batches, and whether it was made with one input instead of a list."""
 
-    batches: list[Batch]
+    batches: list[Batch[A]]
     is_single: bool
 
 
@@ -65,7 +56,7 @@ class Output:
     device: str | None
     cut: int | None = None
 
-    def of(self, parts: Sequence[Rows], job: Job) -> Any:  # noqa: ANN401 - as the reference
+    def of(self, is_single: bool, parts: Sequence[Rows]) -> Any:  # noqa: ANN401 - as the reference
         """Join the batches' rows."""
         # Any: an array, a tensor or a list of tensors, as in the reference.
         rows: Any = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
@@ -73,20 +64,20 @@ class Output:
         if self.as_tensor or not self.as_numpy:
             rows = to_tensor(rows, self.device)
             rows = rows if self.as_tensor else list(rows)
-        return rows[0] if job.is_single else rows
+        return rows[0] if is_single else rows
 
 
 def batched(
     values: Image | Sequence[Image],
     batch_size: int,
-    options: Options,
+    call: Call[A],
     to_item: Callable[[Any], HandleItem],
-) -> Job:
+) -> Job[A]:
     """Cut one input or a list of them into batches."""
     is_single = isinstance(values, Image)
     inputs: list[Any] = [values] if is_single else list(values)  # type: ignore[arg-type]
     starts = range(0, len(inputs), batch_size)
-    batches = [Batch(inputs[start : start + batch_size], to_item, options) for start in starts]
+    batches = [Batch(inputs[start : start + batch_size], to_item, call) for start in starts]
     return Job(batches, is_single)
 
 

@@ -1,30 +1,25 @@
 """How the client reaches a server: HTTP or an application handle, with retries."""
 
 import asyncio
-import io
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import numpy as np
 import orjson
 import pybase64
 from httpx_retries import aretry_request, retry_request
 
-from deployments.messages import Embeddings
-from deployments.model.output import Rows
 from serve_app.api.rendering import JSON, NPY
+from serve_app.client.calls import A
 from serve_app.client.inputs import Batch, HandleItem
 from serve_app.client.retries import LATER, AnswerError, SpreadRetry
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-PATH = "/v1/embeddings"
-
 
 class HttpTransport:
-    """Asks a server over HTTP; answers come as .npy, the smallest and fastest body."""
+    """Asks a server over HTTP."""
 
     def __init__(
         self,
@@ -35,7 +30,7 @@ class HttpTransport:
         retry: SpreadRetry,
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None,
     ) -> None:
-        self._url = url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + PATH
+        self._url = url.rstrip("/").removesuffix("/embeddings").removesuffix("/v1")
         self._model = model
         self._retry = retry
         headers = {"accept": f"{NPY}, {JSON};q=0.5", "content-type": JSON}
@@ -47,19 +42,19 @@ class HttpTransport:
             "transport": transport,
         }
 
-    def send(self, batch: Batch) -> Rows:
-        """Return the rows of a batch."""
-        body = self._body(batch)
-        answer = retry_request(self._client, "POST", self._url, retry=self._retry, content=body)
-        return self._rows(answer)
+    def send(self, batch: Batch[A]) -> A:
+        """Return the answer to a batch."""
+        url, body = self._url + batch.call.path, self._body(batch)
+        answer = retry_request(self._client, "POST", url, retry=self._retry, content=body)
+        return batch.call.of_http(self._good(answer))
 
-    async def send_async(self, batch: Batch) -> Rows:
-        """Return the rows of a batch; files are read and encoded off the event loop."""
-        body = await asyncio.to_thread(self._body, batch)
+    async def send_async(self, batch: Batch[A]) -> A:
+        """Return the answer to a batch; files are read and encoded off the event loop."""
+        url, body = self._url + batch.call.path, await asyncio.to_thread(self._body, batch)
         answer = await aretry_request(
-            self._async_client, "POST", self._url, retry=self._retry, content=body
+            self._async_client, "POST", url, retry=self._retry, content=body
         )
-        return self._rows(answer)
+        return batch.call.of_http(self._good(answer))
 
     def close(self) -> None:
         """Close the connections."""
@@ -77,27 +72,18 @@ class HttpTransport:
     def _async_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(**self._settings)
 
-    def _body(self, batch: Batch) -> bytes:
-        options = batch.options
-        body = {
-            "model": self._model,
-            "input": [_json_item(item) for item in batch.items()],
-            "task": options.task,
-            "dimensions": options.dimensions,
-            "normalized": options.normalized,
-            "truncate": options.truncate,
-        }
-        return orjson.dumps(body)
+    def _body(self, batch: Batch[A]) -> bytes:
+        items = [_json_item(item) for item in batch.items()]
+        return orjson.dumps({"model": self._model, "input": items, **batch.call.fields})
 
-    def _rows(self, answer: httpx.Response) -> Rows:
-        """Return the rows of an answer.
+    def _good(self, answer: httpx.Response) -> httpx.Response:
+        """Return an answer that is one.
 
         Raises:
             AnswerError: the server refused, or something between answered in its place.
         """
         if answer.status_code == httpx.codes.OK:
-            rows: Rows = np.load(io.BytesIO(answer.content), allow_pickle=False)
-            return rows
+            return answer
         try:
             fault = answer.json()
             message, code, request_id = (str(fault[x]) for x in ("detail", "code", "request_id"))
@@ -117,28 +103,25 @@ class HandleTransport:
         self._timeout_s = timeout_s
         self._retry = retry
 
-    def send(self, batch: Batch) -> Rows:
-        """Return the rows of a batch."""
-        arguments = self._arguments(batch)
-        retry = self._retry
+    def send(self, batch: Batch[A]) -> A:
+        """Return the answer to a batch."""
+        items, retry = batch.items(), self._retry
         while True:
             try:
-                response = self._handle.embed.remote(*arguments)
-                answer: Embeddings = response.result(timeout_s=self._timeout_s)
-                return answer.embeddings
+                response = self._method(batch).remote(items, **batch.call.fields)
+                return batch.call.of_handle(response.result(timeout_s=self._timeout_s))
             except LATER as error:
                 retry = retry.after(error)
                 retry.sleep(error)
 
-    async def send_async(self, batch: Batch) -> Rows:
-        """Return the rows of a batch; files are read and encoded off the event loop."""
-        arguments = await asyncio.to_thread(self._arguments, batch)
-        retry = self._retry
+    async def send_async(self, batch: Batch[A]) -> A:
+        """Return the answer to a batch; files are read and encoded off the event loop."""
+        items, retry = await asyncio.to_thread(batch.items), self._retry
         while True:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    answer: Embeddings = await self._handle.embed.remote(*arguments)
-                return answer.embeddings
+                    answer = await self._method(batch).remote(items, **batch.call.fields)
+                return batch.call.of_handle(answer)
             except LATER as error:
                 retry = retry.after(error)
                 await retry.asleep(error)
@@ -149,15 +132,8 @@ class HandleTransport:
     async def aclose(self) -> None:
         """Leave the handle to its owner."""
 
-    def _arguments(self, batch: Batch) -> tuple[Any, ...]:
-        options = batch.options
-        return (
-            batch.items(),
-            options.task,
-            options.dimensions,
-            options.normalized,
-            options.truncate,
-        )
+    def _method(self, batch: Batch[A]) -> "DeploymentHandle[Any]":
+        return getattr(self._handle, batch.call.method)  # type: ignore[no-any-return]
 
 
 def _json_item(item: HandleItem) -> dict[str, str]:

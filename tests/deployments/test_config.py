@@ -20,7 +20,7 @@ REFUSED = {
     "a host with a scheme": ({"images": {"allow_hosts": ["https://a.example"]}}, "not a host"),
     "a host with a port": ({"images": {"deny_hosts": ["a.example:80"]}}, "not a host"),
     "a port that is none": ({"images": {"ports": [80, 70000]}}, "images.ports.1"),
-    "a folder that depends on where it starts": ({"images": {"file_roots": ["data"]}}, "\\^/"),
+    "a folder that depends on where it starts": ({"images": {"file_roots": ["data"]}}, "absolute"),
     "a GPU and a half": ({"text": {"num_gpus": 1.5}}, "whole ones"),
     "a device that is none": ({"model": {"device": "gpu"}}, "model.device"),
     "a key that nobody can send": ({"api_keys": [" "]}, "an API key is empty"),

@@ -271,26 +271,3 @@ async def test_new_targets_are_reported_to_the_policy():
     router = Served().router
     router.reconfigure({"target_tokens_per_replica": 5})
     assert (await router.record_autoscaling_stats())["target_tokens_per_replica"] == 5.0
-
-
-async def test_the_trained_scale_is_that_of_the_tower_that_made_the_rows():
-    """It is asked for once; another tower's is asked for anew, and none is guessed."""
-    served = Served(cache_bytes=0)
-    router, ask = served.router, served.text.scale
-    asked = 0
-
-    def scale():
-        nonlocal asked
-        asked += 1
-        return ask()
-
-    served.text.scale = scale
-    for fingerprint, times in (("one", 1), ("one", 1), ("two", 2)):
-        served.text.fingerprint = fingerprint
-        found = await router.classify(["a", "bb"], ["red", "green"], logit_scale=True)
-        assert (found.scores.shape, asked) == ((2, 2), times)
-    served.text.scale = lambda: ("three", 5.0)
-    served.text.fingerprint = "four"
-    with pytest.raises(TowerUnavailableError, match="being replaced"):
-        await router.classify(["a"], ["red", "green"], logit_scale=True)
-    await router.classify(["a"], ["red", "green"])  # without it none is needed

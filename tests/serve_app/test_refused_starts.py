@@ -37,6 +37,12 @@ def taken():
         ("images.max_image_bytes=99999999", 2, "one image must fit"),
         ("images.local_files=true", 2, "a server must not read its disk"),
         ("api_keys_file=./nowhere.yaml", 1, "nowhere.yaml"),
+        ("batches.folder=s3://bucket/batches", 2, "no store such as s3://"),
+        (
+            "batches.folder=./batches",
+            2,
+            "Error: batches.folder: './batches' is not an absolute path",
+        ),
     ],
 )
 def test_what_can_be_known_before_ray_starts_ends_there(setting, code, words):

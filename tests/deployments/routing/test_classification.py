@@ -5,22 +5,21 @@ import pytest
 
 from deployments.errors import RequestError
 from deployments.messages import Embeddings, Usage
-from deployments.model.errors import ImageError, TextTooLongError
 from deployments.routing.classification import Labels, classified, with_labels
 
 ROWS = np.random.default_rng(3).normal(size=(7, 16)).astype(np.float32)
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)
 
 
-def answer(failures=None) -> Embeddings:
-    return Embeddings(ROWS, Usage(9, 1), failures or {}, fingerprint="text:a")
+def answer() -> Embeddings:
+    return Embeddings(ROWS, Usage(9, 1), fingerprint="text:a")
 
 
 @pytest.mark.parametrize("scale", [1.0, 40.0])
 def test_scores_are_the_softmax_of_scaled_cosines(scale):
     """In float64, by the formula; of an item they add up to 1."""
     labels = Labels.read(["a", "b", "c"], 512)
-    found = classified(answer(), labels, scale, partial=False)
+    found = classified(answer(), labels, scale)
     cosines = ROWS[:4].astype(np.float64) @ ROWS[4:].T.astype(np.float64)
     expected = np.exp(scale * cosines) / np.exp(scale * cosines).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.similarities, cosines, atol=1e-6)
@@ -32,11 +31,11 @@ def test_the_labels_of_a_group_compete_with_each_other_only():
     """A group of two and one of three: each adds up to 1, as if it were asked alone."""
     grouped = Labels.read({"colour": ["red", "blue"], "kind": ["a", "b", "c"]}, 512)
     assert grouped.groups == ("colour", "colour", "kind", "kind", "kind")
-    found = classified(answer(), grouped, 1.0, partial=False)
+    found = classified(answer(), grouped, 1.0)
     np.testing.assert_allclose(found.scores[:, :2].sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(found.scores[:, 2:].sum(axis=1), 1, atol=1e-6)
     alone = Embeddings(np.delete(ROWS, [2, 3], axis=0), Usage(0, 0))
-    kind = classified(alone, Labels.read(["a", "b", "c"], 512), 1.0, partial=False)
+    kind = classified(alone, Labels.read(["a", "b", "c"], 512), 1.0)
     np.testing.assert_allclose(found.scores[:, 2:], kind.scores, atol=1e-6)
 
 
@@ -59,17 +58,6 @@ def test_labels_that_are_no_choice_are_refused(labels, message):
     """The message says what was sent and what to send."""
     with pytest.raises(RequestError, match=message):
         Labels.read(labels, 512)
-
-
-def test_a_failed_label_fails_the_request_and_a_failed_item_itself_alone():
-    """Where items may fail; the message names the item, or the label by its own number."""
-    labels = Labels.read(["a", "b", "c"], 512)
-    with pytest.raises(TextTooLongError, match="label 1: too long"):
-        classified(answer({5: TextTooLongError("too long")}), labels, 1.0, partial=True)
-    broken = {1: ImageError("broken")}
-    with pytest.raises(ImageError, match="item 1: broken"):
-        classified(answer(broken), labels, 1.0, partial=False)
-    assert classified(answer(broken), labels, 1.0, partial=True).failures == broken
 
 
 def test_items_are_counted_before_anything_is_embedded():

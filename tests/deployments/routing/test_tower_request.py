@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from deployments.config import RouterConfig
 from deployments.errors import DeadlineError, OverloadedError, TowerUnavailableError
 from deployments.model.errors import EmbeddingError, ImageError
+from deployments.routing.tolerance import Tolerance
 from deployments.routing.tower_request import ImageRequest, TextRequest, cut, together
 
 WIDTH = 4
@@ -28,7 +29,9 @@ def texts_of(firsts):
 
 async def run(kind, tower, items, lane="interactive", partial=False):
     with tower.budget.hold(lane) as hold:
-        request = kind(tower, items, hold, lane, in_a_minute(), LIMITS, WIDTH, partial)
+        request = kind(
+            tower, items, hold, lane, in_a_minute(), LIMITS, WIDTH, Tolerance(partial, 1000)
+        )
         await request.admit()
         await request.run()
     return request
@@ -233,7 +236,7 @@ async def test_rows_known_when_another_request_hears_a_new_tower_are_computed_ag
     tower = make_tower(cache_bytes=CACHE_BYTES)
     await embed(tower, [5])
     with tower.budget.hold("bulk") as hold:
-        asked = hold, "bulk", in_a_minute(), LIMITS, WIDTH, False
+        asked = hold, "bulk", in_a_minute(), LIMITS, WIDTH, Tolerance(False, 1)
         request = TextRequest(tower, texts_of([5]), *asked)
         await request.admit()
         tower.fingerprint = "v2"

@@ -1,9 +1,10 @@
 """What further clients put on the wire, replayed; the JDK's own client is run.
 
-As in `test_contracts`: NVIDIA, Azure, the JDK, mteb, Elastic, Open WebUI, Dify and LibreChat, as of
-November 2026.
+As in `test_contracts`: NVIDIA, Azure, the JDK, mteb, Elastic, Open WebUI, Dify, LibreChat and
+Frigate, as of November 2026.
 """
 
+import base64
 import shutil
 import subprocess
 
@@ -31,12 +32,13 @@ public class Call {
 
 
 @pytest.fixture(scope="module")
-def expected() -> dict[str, np.ndarray]:
-    """The rows of two texts, as documents and as queries."""
+def expected(bear) -> dict[str, np.ndarray]:
+    """The rows of two texts, as documents and as queries, and of an image."""
     model = ClipModel.load()
     return {
         "texts": model.encode_text(TEXTS),
         "queries": model.encode_text(TEXTS, task="retrieval.query"),
+        "image": model.encode_image([bear]),
     }
 
 
@@ -92,6 +94,23 @@ def test_mteb_openai_wrapper(openai_client, expected):
     near([row.embedding for row in answer.data], expected["texts"])
 
 
+def test_mteb_openai_endpoint_wrapper(service, expected):
+    """The longest text is read from the models; then longer ones are cut; rows by index."""
+    (entry,) = service.client.get("/v1/models").json()["data"]
+    assert entry["max_model_len"] == 8192
+    body = {"model": entry["id"], "encoding_format": "float"}
+    texts = [TEXTS[0], TEXTS[1] + " word" * 9000]
+    assert service.post({**body, "input": texts}).status_code == 400
+    cut = {"truncate_prompt_tokens": entry["max_model_len"]}
+    answer = service.post({**body, **cut, "input": texts}).raise_for_status().json()
+    near([row["embedding"] for row in answer["data"] if row["index"] == 0], expected["texts"][:1])
+    refused = service.post({**body, "input": TEXTS, "truncate_prompt_tokens": 512})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (
+        422,
+        "truncate_prompt_tokens",
+    )
+
+
 @pytest.mark.parametrize(("task", "which"), [("passage", "texts"), ("query", "queries")])
 def test_elastic_inference_jinaai(service, expected, task, which):
     """Ingest and search name a task; `late_chunking: false` goes along, and the width if set."""
@@ -100,6 +119,13 @@ def test_elastic_inference_jinaai(service, expected, task, which):
     near(
         service.embed([{"text": text} for text in TEXTS], dimensions=192, **fields), expected[which]
     )
+
+
+def test_elastic_inference_jinaai_for_images(service, expected, bear):
+    """A multimodal service sends objects, images as data URIs, and no task with documents."""
+    uri = f"data:image/png;base64,{base64.b64encode(bear).decode()}"
+    rows = service.embed([{"image": uri}, {"text": TEXTS[0]}], embedding_type="float")
+    near(rows, np.concatenate([expected["image"], expected["texts"][:1]]))
 
 
 @pytest.mark.parametrize("base", ["/v1", ""])
@@ -124,9 +150,38 @@ def test_dify(service, expected):
     assert isinstance(service.post({"model": "other", "input": ["ping"]}).json()["detail"], str)
 
 
+def test_dify_with_images(service, expected, bear):
+    """Objects of plain base64, and the task of a document."""
+    items = [{"image": base64.b64encode(bear).decode()}, {"text": TEXTS[0]}]
+    rows = service.embed(items, task="retrieval.passage")
+    near(rows, np.concatenate([expected["image"], expected["texts"][:1]]))
+
+
 def test_librechat_rag_api(openai_client, expected):
     """Texts, where it is told not to count tokens; token ids of another vocabulary are refused."""
     answer = openai_client.embeddings.create(model=MODEL, input=TEXTS)
     near([row.embedding for row in answer.data], expected["texts"])
     with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length"):
         openai_client.embeddings.create(model=MODEL, input=[[1, 2, 3]])
+
+
+def test_frigate_semantic_search_by_its_llama_cpp_provider(service, expected, bear):
+    """It looks its model up by id or alias, asks without /v1, and reads the rows by position."""
+    (entry,) = service.client.get("/v1/models").json()["data"]
+    assert MODEL in {entry["id"], *entry["aliases"]}
+    assert service.client.get("/props", params={"model": MODEL}).status_code == 404  # borne there
+    image = base64.b64encode(bear).decode()
+    content = [{"prompt_string": text} for text in TEXTS]
+    content.append({"prompt_string": "<__media__>\n", "multimodal_data": [image]})
+    answer = service.client.post("/embeddings", json={"model": MODEL, "content": content})
+    rows = [item["embedding"] for item in answer.raise_for_status().json()["data"]]
+    near(rows, np.concatenate([expected["texts"], expected["image"]]))
+
+
+def test_frigate_and_others_as_of_clip_as_service(service, expected, bear):
+    """`POST /post` with `data`: texts, encoded images and their addresses."""
+    image = base64.b64encode(bear).decode()
+    data = [{"text": TEXTS[0]}, {"blob": image}, {"uri": service.image_url("bear.png")}]
+    answer = service.client.post("/post", json={"data": data, "exec_endpoint": "/"})
+    rows = [item["embedding"] for item in answer.raise_for_status().json()["data"]]
+    near(rows, np.concatenate([expected["texts"][:1], expected["image"], expected["image"]]))

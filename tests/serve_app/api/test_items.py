@@ -38,9 +38,19 @@ FORMS = [
     ({"text": "", "image": "aGk="}, ImageItem("aGk=")),
     ({"image": "", "url": "aGk="}, ImageItem("aGk=")),
     ({"image": ""}, ImageItem("")),
+    ({"blob": "aGk="}, ImageItem("aGk=")),
+    ({"uri": "https://x/y.png"}, ImageItem("https://x/y.png")),
+    ({"prompt_string": "t"}, TextItem("t")),
+    ({"prompt_string": "<__media__>"}, TextItem("<__media__>")),
+    ({"prompt_string": "<__media__>\n", "multimodal_data": ["aGk="]}, ImageItem("aGk=")),
+    ({"prompt_string": "<__media_9f__>", "multimodal_data": ["aGk="]}, ImageItem("aGk=")),
     ("https://example.com/a.png", TextItem("https://example.com/a.png")),
 ]
 NO_FORMS = [1, None, [], {"text": 1}, {"image": 1}, {"pdf": "x"}, {}, True]
+BOTH = [
+    {"text": "t", "image": "aGk="},
+    {"prompt_string": "a red <__media__>", "multimodal_data": ["aGk="]},
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +89,13 @@ def test_other_items_are_refused_by_their_place(parse, sent):
     """An item of no known form is an error that names it."""
     with pytest.raises(RequestError, match="item 1"):
         parse(input=["a", sent])
+
+
+@pytest.mark.parametrize("sent", BOTH)
+def test_a_text_and_an_image_are_two_items(parse, sent):
+    """One vector of both is not what this model makes."""
+    with pytest.raises(RequestError, match="item 0 has a text and an image"):
+        parse(input=[sent])
 
 
 def test_token_ids_are_taken_only_when_said_to_be_this_models(parse):

@@ -1,5 +1,6 @@
 """The folder of files and batches: who sees what, who holds what."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -9,9 +10,11 @@ import pytest
 
 from deployments.config import AppConfig, BatchesConfig
 from deployments.errors import NotFoundError, ServiceError
+from serve_app.batches import folder as folder_module
 from serve_app.batches.folder import Folder, folder_of
 from serve_app.batches.objects import Batch, File
-from tests.serve_app.batches.conftest import OWNER, line
+from tests.serve_app.batches.conftest import OWNER
+from tests.serve_app.batches.told import line
 
 
 def test_nobody_sees_what_another_key_made(folder, begun):
@@ -78,3 +81,15 @@ def test_a_folder_that_cannot_be_written_ends_the_start(tmp_path):
     with pytest.raises(ServiceError, match=r"batches\.folder .*file cannot be used"):
         folder_of(config)
     assert folder_of(AppConfig()) is None
+
+
+def test_a_file_system_without_locks_ends_the_start(tmp_path, monkeypatch):
+    """Two Routers would work off one batch."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(folder_module.fcntl, "flock", flock)
+    config = AppConfig(batches=BatchesConfig(folder=str(tmp_path)))
+    with pytest.raises(ServiceError, match=r"cannot be used: No locks available"):
+        folder_of(config)

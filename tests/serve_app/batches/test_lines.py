@@ -5,7 +5,7 @@ import json
 import pytest
 
 from serve_app.batches.lines import ENVELOPE_BYTES, Line, faults_of, read_lines
-from tests.serve_app.batches.conftest import line
+from tests.serve_app.batches.told import line
 
 ENDPOINT = "/v1/embeddings"
 

@@ -2,15 +2,18 @@
 
 import json
 import os
+import random
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from serve_app.batches import log as log_module
 from serve_app.batches.lines import Line
-from serve_app.batches.log import Log, expired
+from serve_app.batches.log import Log, Numbers, expired
 
 BODY = b'{"data":[1]}'
+NUMBERS = range(1, 201)
 
 
 def lines(*numbers: int) -> list[Line]:
@@ -35,7 +38,7 @@ def test_answers_are_lines_as_openai_has_them(tmp_path):
         "response": {"status_code": 200, "request_id": "q2", "body": {"data": [1]}},
         "error": None,
     }
-    assert (log.done, log.failed) == ({1, 2}, 1)
+    assert (len(log.done), log.failed) == (2, 1)
 
 
 @pytest.mark.parametrize("cut", range(1, 125, 7))
@@ -46,7 +49,7 @@ def test_a_line_that_was_cut_off_is_done_again_and_spoils_no_other(tmp_path, cut
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     again = Log(path)
-    assert again.done == {1, 2}
+    assert [number in again.done for number in range(1, 4)] == [True, True, False]
     again.add(lines(3)[0], 200, "again", BODY)
     assert sorted(number for number, _, _ in again.answers()) == [1, 2, 3]
     assert all(json.loads(answer)["response"] for _, _, answer in again.answers())
@@ -69,9 +72,29 @@ def test_answers_of_several_threads_are_whole_though_writes_are_cut_short(tmp_pa
     monkeypatch.setattr(log_module.os, "write", lambda to, data: write(to, data[:7]))
     log = Log(tmp_path / "log")
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda x: log.add(x, 400, f"q{x.number}", BODY), lines(*range(200))))
-    assert sorted(number for number, _, _ in log.answers()) == list(range(200))
+        list(threads.map(lambda x: log.add(x, 400, f"q{x.number}", BODY), lines(*NUMBERS)))
+    assert sorted(number for number, _, _ in log.answers()) == list(NUMBERS)
     assert log.failed == 200
+
+
+def test_numbers_are_a_set_that_stays_small_where_they_come_nearly_in_order():
+    """Twice or out of turn too; a million lines that are done cost nothing."""
+    order = random.Random(3)
+    numbers, plain = Numbers(), set()
+    for number in [order.randint(max(1, x - 40), x) for x in range(1, 3000)]:
+        numbers.add(number)
+        plain.add(number)
+        assert len(numbers) == len(plain)
+    assert [x in numbers for x in range(1, 3100)] == [x in plain for x in range(1, 3100)]
+    numbers = Numbers()
+    tracemalloc.start()
+    for start in range(0, 100_000, 8):
+        for offset in order.sample(range(1, 9), 8):
+            numbers.add(start + offset)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(numbers) == 100_000
+    assert peak_bytes < 10_000
 
 
 def test_what_was_not_come_to_says_so():

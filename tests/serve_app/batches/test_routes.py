@@ -9,18 +9,16 @@ from starlette.testclient import TestClient
 
 from deployments.config import AppConfig
 from serve_app.api import ingress
-from serve_app.batches import worker
 from serve_app.batches.asking import ask
 from serve_app.batches.objects import Batch
 from tests.serve_app.api.test_ingress import StandIn
-from tests.serve_app.batches.conftest import line
+from tests.serve_app.batches.told import line
 
 KEYS = "one", "two"
 
 
 @pytest.fixture
 def served(tmp_path, monkeypatch) -> Iterator[TestClient]:
-    monkeypatch.setattr(worker, "LOOK_S", 0.01)
     batches = {"folder": str(tmp_path / "kept"), "max_file_bytes": 20_000}
     config = AppConfig.model_validate({"api_keys": KEYS, "batches": batches})
     router = StandIn(config)

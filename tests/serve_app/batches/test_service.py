@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.config import AppConfig
-from serve_app.batches import service, worker
+from serve_app.batches import service
+from serve_app.batches.job import Answer
 from serve_app.batches.objects import Batch
-from serve_app.batches.worker import Answer
-from tests.serve_app.batches.conftest import line
+from tests.serve_app.batches.told import line
 
 
 @pytest.mark.parametrize(("since_s", "most"), [(0.0, 1), (1e6, 8)])
@@ -18,7 +18,6 @@ async def test_beside_interactive_requests_one_line_is_under_way(
     folder, begun, monkeypatch, since_s, most
 ):
     """Else as many as are configured."""
-    monkeypatch.setattr(worker, "LOOK_S", 0.01)
     under_way, highest = 0, 0
 
     async def ask(_app, _key, _batch, body: bytes) -> Answer:

@@ -1,7 +1,6 @@
 """What becomes of a batch, with answers that come when and as they are told to."""
 
 import asyncio
-import json
 import multiprocessing
 import os
 import random
@@ -12,70 +11,27 @@ import pytest
 
 from serve_app.batches import worker as module
 from serve_app.batches.folder import Folder
+from serve_app.batches.job import Answer, BatchJob
 from serve_app.batches.objects import WINDOW_S, Batch
-from serve_app.batches.worker import Answer, Worker
-from tests.serve_app.batches.conftest import NOW_S, line
+from tests.serve_app.batches.conftest import NOW_S
+from tests.serve_app.batches.told import answers, text, worker_of
 
 LINES = 300
-
-
-class Service:
-    """Answers a body with itself; statuses are told, 200 otherwise."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.statuses: list[int] = []
-        self.gate: asyncio.Event | None = None
-        self.called = asyncio.Semaphore(0)
-
-    async def __call__(self, batch: Batch, body: bytes) -> Answer:
-        self.asked.append(json.loads(body)["input"][0])
-        self.called.release()
-        if self.gate is not None:
-            await self.gate.wait()
-        status = self.statuses.pop(0) if self.statuses else 200
-        return Answer(status, f"q{len(self.asked)}", body, 0.0)
-
-
-@pytest.fixture
-def service():
-    return Service()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
 
 
 @pytest.fixture
 def ended(monkeypatch):
     """Set once a worker has seen that its batch is to end."""
-    seen, look = asyncio.Event(), Worker._ended
+    seen, look = asyncio.Event(), BatchJob._ended
 
-    def noted(worker, batch):
-        status = look(worker, batch)
+    def noted(job, batch):
+        status = look(job, batch)
         if status is not None:
             seen.set()
         return status
 
-    monkeypatch.setattr(Worker, "_ended", noted)
+    monkeypatch.setattr(BatchJob, "_ended", noted)
     return seen
-
-
-def worker_of(folder, service, lines_under_way=4, now_s=NOW_S):
-    return Worker(folder, service, 1000, lines_under_way, lambda: now_s)
-
-
-def text(numbers) -> str:
-    return "".join(f"{line(number)}\n" for number in numbers)
-
-
-def answers(folder: Folder, file_id: str | None) -> dict[str, dict]:
-    """Return the answers of a file by custom_id; each is there once."""
-    read = [json.loads(x) for x in folder.data(file_id).read_text().splitlines()]
-    found = {x["custom_id"]: x for x in read}
-    assert len(found) == len(read)
-    return found
 
 
 async def test_every_line_has_its_answer_in_one_of_two_files(folder, begun, service):
@@ -145,16 +101,15 @@ async def test_what_was_done_before_a_cancellation_is_kept(folder, begun, servic
 
 
 async def test_a_batch_that_is_late_names_the_lines_it_did_not_come_to(
-    folder, begun, service, ended
+    folder, begun, service, ended, clock
 ):
     """They are in the error file; those that are done are kept."""
     service.gate = asyncio.Event()
-    batch, now_s = begun(text(range(20))), NOW_S
-    worker = Worker(folder, service, 1000, 2, lambda: now_s)
-    working = asyncio.create_task(worker.work_off())
+    batch = begun(text(range(20)))
+    working = asyncio.create_task(worker_of(folder, service, 2).work_off())
     for _ in range(2):
         await service.called.acquire()
-    now_s += WINDOW_S
+    clock.now_s += WINDOW_S
     await ended.wait()
     service.gate.set()
     await working
@@ -165,24 +120,17 @@ async def test_a_batch_that_is_late_names_the_lines_it_did_not_come_to(
     assert {x["error"]["code"] for x in bad.values()} == {"batch_expired"}
 
 
-async def test_a_batch_that_is_to_end_before_it_has_begun_asks_nothing(folder, begun, service):
+async def test_a_batch_that_is_to_end_before_it_has_begun_asks_nothing(
+    folder, begun, service, clock
+):
     """No line is begun whose answer nobody wants."""
     cancelled, late = begun(text(range(9))), begun(text(range(9)))
     folder.end(cancelled)
-    await worker_of(folder, service, 3, NOW_S + WINDOW_S).work_off()
+    clock.now_s += WINDOW_S
+    await worker_of(folder, service, 3).work_off()
     assert service.asked == []
     assert folder.load(Batch, cancelled.id).status == "cancelled"
     assert folder.load(Batch, late.id).status == "expired"
-
-
-async def test_two_workers_share_the_batches_and_no_line_is_run_twice(folder, begun):
-    """Each batch is one's."""
-    batches = [begun(text(range(20))) for _ in range(3)]
-    services = [Service(), Service()]
-    await asyncio.gather(*(worker_of(folder, service).work_off() for service in services))
-    await worker_of(folder, services[0]).work_off()  # what the other had, if it was passed over
-    assert sum(len(service.asked) for service in services) == 60
-    assert {folder.load(Batch, x.id).status for x in batches} == {"completed"}
 
 
 async def test_a_fault_of_the_folder_is_tried_again(folder, begun, service, monkeypatch):
@@ -214,7 +162,7 @@ def work_off(root: Path) -> None:
         await asyncio.sleep(0.005)
         return Answer(200, "q", body)
 
-    asyncio.run(Worker(Folder(root), slowly, 1000, 4).work_off())
+    asyncio.run(worker_of(Folder(root), slowly).work_off())
 
 
 def test_a_worker_killed_at_random_leaves_no_line_out_and_none_twice(folder, begun):

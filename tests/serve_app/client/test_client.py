@@ -9,24 +9,13 @@ from PIL import Image
 
 from deployments.errors import OverloadedError, RequestError, TowerUnavailableError
 from deployments.messages import Embeddings, Usage
-from deployments.model import ClipModel
 from deployments.model.errors import ImageError
 from serve_app.client import AsyncClient, Client
 from serve_app.client.retries import AnswerError, retry
 from serve_app.gallery import FOLDER
+from tests.serve_app.client.conftest import replies
 
 SENTENCES = ["غروب جميل على الشاطئ", "A beautiful sunset over the beach"]
-
-
-@pytest.fixture(scope="module")
-def model() -> ClipModel:
-    return ClipModel.load()
-
-
-@pytest.fixture(params=["HTTP", "handle"])
-def client(service, request):
-    with Client(service.url if request.param == "HTTP" else service.handle) as client:
-        yield client
 
 
 def close(rows, expected) -> None:
@@ -136,28 +125,6 @@ def npy(rows) -> bytes:
 GOOD = httpx.Response(200, content=npy(np.ones((1, 4), np.float32)))
 
 
-def replies(*answers: httpx.Response | Exception):
-    """A transport that gives these answers in turn, and the list of requests that it got."""
-    left, seen = list(answers), []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        reply = left.pop(0)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    return httpx.MockTransport(answer), seen
-
-
-@pytest.fixture
-def slept(monkeypatch) -> list[float]:
-    """The waits of the client, which do not take place."""
-    waits: list[float] = []
-    monkeypatch.setattr("serve_app.client.retries.time.sleep", waits.append)
-    return waits
-
-
 def test_a_retry_waits_as_long_as_the_server_asks(slept):
     """Milliseconds go before seconds; an error without either, and no connection, back off."""
     transport, seen = replies(
@@ -226,7 +193,7 @@ class Handle:
         self.embed = self
         self.left = list(errors)
 
-    def remote(self, *_: object) -> "Handle":
+    def remote(self, *_: object, **__: object) -> "Handle":
         return self
 
     def result(self, timeout_s: float) -> Embeddings:
