@@ -16,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._device import _device_constructors
 
+import deployments.model.runtime.runners  # noqa: F401 - names types of torch.cuda at its import
 from tests.emulated_gpu.memory import Allocator, Memory
 from tests.emulated_gpu.streams import WAIT_S, Event, Graph, PerThread, Stream, Work
 from tests.emulated_gpu.tensors import CudaTensor, Dispatcher, EverywhereMode
@@ -122,6 +124,7 @@ def emulated_gpu(
     name: str = "H100", capability: tuple[int, int] = (9, 0), total_bytes: int = 4 * GIB
 ) -> Iterator[EmulatedGpu]:
     """Put an emulated GPU in the place of `torch.cuda`, for all threads started in the block."""
+    _device_constructors()  # torch keeps them: it must not keep those below
     gpu = EmulatedGpu(name, capability, total_bytes)
     mode, run = EverywhereMode(gpu), threading.Thread.run
     interval_s, num_threads = sys.getswitchinterval(), torch.get_num_threads()

@@ -17,6 +17,7 @@ class Block:
 
     def __init__(self, num_bytes: int, stream: "Stream") -> None:
         self.bytes = torch.full((num_bytes,), GARBAGE, dtype=torch.uint8)
+        self.num_bytes = num_bytes
         self.stream = stream
         self.readers: set[Stream] = set()
 
@@ -55,15 +56,15 @@ class Allocator:
         """Return memory, or raise OutOfMemoryError."""
         num_bytes = max(1, -(-num_bytes // ALIGNMENT_BYTES)) * ALIGNMENT_BYTES
         self.collect()
-        fitting = [x for x in self._free if x.stream is stream and len(x.bytes) >= num_bytes]
+        fitting = [x for x in self._free if x.stream is stream and x.num_bytes >= num_bytes]
         if fitting:
-            block = min(reversed(fitting), key=lambda x: len(x.bytes))  # the last freed of those
+            block = min(reversed(fitting), key=lambda x: x.num_bytes)  # the last freed of those
             self._free.remove(block)
         elif self.used_bytes + num_bytes > self.total_bytes:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {num_bytes} bytes")
         else:
             block = Block(num_bytes, stream)
-        self.used_bytes += len(block.bytes)
+        self.used_bytes += block.num_bytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
         return Memory(block, self)
 
@@ -71,7 +72,7 @@ class Allocator:
         """Take back what was freed; a block with readers waits for what they have to do now."""
         while self.freed:
             block = self.freed.popleft()
-            self.used_bytes -= len(block.bytes)
+            self.used_bytes -= block.num_bytes
             self._awaited.append((block, [(x, x.queued) for x in block.readers]))
             block.readers = set()
         awaited, self._awaited = self._awaited, []

@@ -1,13 +1,12 @@
 """Tensors of the emulated GPU, and what becomes of each operator on them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.emulated_gpu import kernels
 from tests.emulated_gpu.memory import Memory
@@ -65,7 +64,7 @@ class CudaTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        gpu = next(x.gpu for x in tree_leaves((args, kwargs)) if isinstance(x, CudaTensor))
+        gpu = next(x.gpu for x in leaves((args, kwargs)) if isinstance(x, CudaTensor))
         return Dispatcher(gpu).run(func, args, kwargs or {})
 
     def record_stream(self, stream: Any) -> None:
@@ -90,8 +89,8 @@ class Dispatcher:
         self._gpu = gpu
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        leaves = tree_leaves((args, kwargs))
-        if not any(map(is_on_gpu, leaves)):
+        arguments = list(leaves((args, kwargs)))
+        if not any(map(is_on_gpu, arguments)):
             return func(*args, **{k: v for k, v in kwargs.items() if k != "pin_memory"})
         name = func._schema.name
         if name in OPDEFS:  # an operator written in Python: what it calls is emulated
@@ -104,7 +103,7 @@ class Dispatcher:
         if func in ASKS_FOR_VALUES:
             self._gpu.wait(name)
             self._gpu.current_stream().run_up_to(self._gpu.current_stream().queued)
-            return func(*tree_map(on_host, args), **kwargs)
+            return func(*mapped(on_host, args), **kwargs)
         if func is aten._has_compatible_shallow_copy_type.default:
             return False
         if func not in kernels.EMULATED and func.has_kernel_for_dispatch_key(
@@ -112,7 +111,7 @@ class Dispatcher:
         ):
             with EverywhereMode(self._gpu):
                 return func.decompose(*args, **kwargs)
-        check_devices(func, leaves)
+        check_devices(func, arguments)
         if is_view(func):
             return self._view(func, args, kwargs)
         return self.launch(func, args, kwargs)
@@ -122,15 +121,14 @@ class Dispatcher:
         gpu = self._gpu
         gpu.count_operator(func._schema.name)
         shape, work = kernels.EMULATED.get(func, (func, func))
-        here = tree_map(on_host, args), tree_map(on_host, kwargs)
+        here = mapped(on_host, args), mapped(on_host, kwargs)
         if func._schema.is_mutable:
             gpu.add(lambda: work(*here[0], **here[1]))
             return kwargs.get("out", args[0])
-        meta = tree_map(as_meta, args), tree_map(as_meta, kwargs)
-        outs = tree_map(self._new, shape(*meta[0], **meta[1]))
+        outs = mapped(self._new, shapes(func, shape, args, kwargs))
         if func in EMPTY:
             return outs
-        hosts = [x.host for x in tree_leaves(outs) if isinstance(x, CudaTensor)]
+        hosts = [x.host for x in leaves(outs) if isinstance(x, CudaTensor)]
 
         def fill() -> None:
             found = work(*here[0], **here[1])
@@ -148,8 +146,8 @@ class Dispatcher:
 
     def _view(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source = args[0]
-        found = func(*tree_map(on_host, args), **kwargs)
-        return tree_map(
+        found = func(*mapped(on_host, args), **kwargs)
+        return mapped(
             lambda x: CudaTensor(x, source.memory, self._gpu) if isinstance(x, Tensor) else x, found
         )
 
@@ -186,6 +184,45 @@ class Dispatcher:
         return target
 
 
+# Torch's own code for the shapes of results is slow, and a tower asks for the same ones again.
+SHAPES: dict[Any, Any] = {}
+
+
+def shapes(func: Any, shape: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the results of an operator as tensors without numbers."""
+    if shape is not func:  # one of `kernels`, which look at more than their arguments
+        return shape(*mapped(as_meta, args), **mapped(as_meta, kwargs))
+    facts = func, *map(fact, leaves((args, tuple(kwargs.items()))))
+    if facts not in SHAPES:
+        SHAPES[facts] = func(*mapped(as_meta, args), **mapped(as_meta, kwargs))
+    return SHAPES[facts]
+
+
+def fact(x: Any) -> Any:
+    """Return what the shapes of results depend on, so that equal ones are of one type too."""
+    return (x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else (type(x), x)
+
+
+def leaves(x: Any) -> Iterator[Any]:
+    """Yield what is in lists, tuples and dictionaries, as torch's `tree_leaves` does, but fast."""
+    if isinstance(x, (list, tuple)):
+        for part in x:
+            yield from leaves(part)
+    elif isinstance(x, dict):
+        yield from leaves(list(x.values()))
+    else:
+        yield x
+
+
+def mapped(change: Callable[[Any], Any], x: Any) -> Any:
+    """Change what is in lists, tuples and dictionaries, as torch's `tree_map` does, but fast."""
+    if isinstance(x, (list, tuple)):
+        return type(x)([mapped(change, part) for part in x])
+    if isinstance(x, dict):
+        return {name: mapped(change, part) for name, part in x.items()}
+    return change(x)
+
+
 def is_on_gpu(x: object) -> bool:
     """Tell whether it is a tensor of the GPU, or its name."""
     return isinstance(x, CudaTensor) or (isinstance(x, torch.device) and x.type == "cuda")
@@ -206,13 +243,13 @@ def as_meta(x: Any) -> Any:
 
 
 def tensors(x: Any) -> Iterable[Tensor]:
-    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves(x) if isinstance(leaf, Tensor)]
 
 
-def check_devices(func: Callable[..., Any], leaves: Iterable[Any]) -> None:
+def check_devices(func: Callable[..., Any], arguments: Iterable[Any]) -> None:
     """Raise where tensors of the host take part; single numbers may."""
-    arguments = [x for x in leaves if isinstance(x, Tensor) and x.dim() > 0]
-    if len({isinstance(x, CudaTensor) for x in arguments}) == 2:
+    tensors = [x for x in arguments if isinstance(x, Tensor) and x.dim() > 0]
+    if len({isinstance(x, CudaTensor) for x in tensors}) == 2:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({func})"
         )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from deployments.model.errors import OptionError
 
@@ -47,8 +46,8 @@ class Compiled:
         """Run it; compiles at the first call."""
         try:
             return self._run(*args)
-        except TorchDynamoException as error:
-            if self._required or self._run is self._plain:
+        except RuntimeError as error:
+            if self._required or self._run is self._plain or not is_compilers(error):
                 raise
             logger.warning(
                 "torch.compile failed, so this tower runs slower, without it: %s",
@@ -56,6 +55,14 @@ class Compiled:
             )
             self._run = self._plain
             return self._plain(*args)
+
+
+def is_compilers(error: RuntimeError) -> bool:
+    """Tell whether the compiler raised it."""
+    # Not at the top: it is the whole compiler, which a tower as written never needs.
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
 
 
 def keep_caches() -> None:

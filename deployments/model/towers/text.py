@@ -120,8 +120,8 @@ class TextEncoder(nn.Module):
         self.attention = attention
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": words or nn.Embedding(arch.vocab_size, arch.hidden_size),
-                "token_type_embeddings": nn.Embedding(arch.type_vocab_size, arch.hidden_size),
+                "word_embeddings": words or _table(arch.vocab_size, arch.hidden_size),
+                "token_type_embeddings": _table(arch.type_vocab_size, arch.hidden_size),
             }
         )
         self.emb_ln = nn.LayerNorm(arch.hidden_size, arch.layer_norm_eps)
@@ -166,6 +166,13 @@ class TextEncoder(nn.Module):
             tables = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
             self._tables = tables[0][:, None], tables[1][:, None]
         return self._tables
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Return an embedding to be filled."""
+    # `nn.Embedding` would draw its values: on the meta device that imports torch's compiler.
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width))
+    return table
 
 
 def mean_pool(x_TC: Tensor, segments: Segments) -> Tensor:

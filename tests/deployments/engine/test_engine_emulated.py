@@ -22,6 +22,7 @@ from tests.emulated_gpu import kernels
 TERMS = Terms("interactive", 60)
 LEAST = 0.9995
 MAX_TOKENS = 512
+FEW_TOKENS = 64  # of a tower that starts up to four times
 WAIT_S = 60
 
 
@@ -32,13 +33,13 @@ def small(gpu, monkeypatch):
     monkeypatch.setattr("deployments.engine.inputs.LONG_TOKENS", {"cuda": 300})
 
 
-def config_of(**model):
+def config_of(max_tokens=MAX_TOKENS, **model):
     return AppConfig.model_validate(
         {
             "model": {"device": "cuda", **model},
-            "text": {"max_batch_tokens": MAX_TOKENS, "max_batch_sequences": 16},
+            "text": {"max_batch_tokens": max_tokens, "max_batch_sequences": 16},
             "vision": {"max_batch_images": 2},
-            "router": {"max_tokens_per_chunk": 256},
+            "router": {"max_tokens_per_chunk": min(256, max_tokens)},
         }
     )
 
@@ -115,7 +116,7 @@ def test_a_part_that_computes_something_else_is_done_without(gpu, monkeypatch, f
         monkeypatch.setitem(kernels.EMULATED, operator, pair)
     if "linear" in faults:
         monkeypatch.setattr(Linear, "forward", faults["linear"])
-    config = config_of()
+    config = config_of(FEW_TOKENS)
     model, check = start(config, TextInputs(config))
     choices = model.choices
     assert (choices["dtype"], choices["compile"], choices["text_attention"]) == served
@@ -126,7 +127,7 @@ def test_a_tower_that_is_wrong_in_every_way_does_not_start(gpu, monkeypatch):
     """Float32 is the last way."""
     monkeypatch.setattr(Linear, "forward", lambda layer, x: -Linear.gelu(layer, x))
     monkeypatch.setattr(Linear, "gelu", lambda layer, x: x @ layer.weight.T)
-    config = config_of()
+    config = config_of(FEW_TOKENS)
     with pytest.raises(RuntimeError, match="self-check"):
         start(config, TextInputs(config))
 

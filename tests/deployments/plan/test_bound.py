@@ -47,13 +47,13 @@ def test_no_start_up_still_leaves_the_work() -> None:
     assert clairvoyant(steady, Tower(rate=10.0, startup_s=0.0)).gpu_hours > 4.4
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_policy_that_is_always_on_time_is_below_the_bound(seed: int) -> None:
     """At every second a schedule with every item on time pays for at least the bound."""
     rng = np.random.default_rng(seed)
-    times_s = np.sort(rng.uniform(0, 3000, 3000))
-    cost = np.ceil(rng.pareto(1.5, 3000) * 10).clip(1, 250)
-    random = Load.of(times_s, cost, cost, 3000.0)
+    times_s = np.sort(rng.uniform(0, 2000, 2000))
+    cost = np.ceil(rng.pareto(1.5, 2000) * 10).clip(1, 250)
+    random = Load.of(times_s, cost, cost, 2000.0)
     tower = Tower(rate=10.0, slack_s=2.0)
     outcome = simulate(random, tower, work_based(tower, Targets(1e9, on_time=0.999)))
     if outcome.share_on_time < 1:

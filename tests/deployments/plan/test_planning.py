@@ -21,10 +21,10 @@ from deployments.plan.tower import Tower
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> plan.PlanOptions:
-    """Twenty minutes: ten calm, then images in plenty at the same requests."""
+    """Ten minutes: five calm, then images in plenty at the same requests."""
     rng = np.random.default_rng(0)
-    times_s = np.sort(rng.uniform(0, 1200, 1200))
-    rows = [f"{at:.3f},{rng.integers(10, 500)},{2 if at < 600 else 40}" for at in times_s]
+    times_s = np.sort(rng.uniform(0, 600, 600))
+    rows = [f"{at:.3f},{rng.integers(10, 500)},{2 if at < 300 else 40}" for at in times_s]
     path = tmp_path_factory.mktemp("trace") / "trace.csv"
     path.write_text("\n".join(["time,tokens,images", *rows]))
     return plan.PlanOptions(trace=path, text_rate=10_000, image_rate=10, max_replicas=16)
@@ -50,7 +50,7 @@ def test_a_plan_reports_each_tower_and_policy(report: PlanReport) -> None:
     assert start.bound.peak_replicas >= 5
     assert max(start.policies[0].replicas) >= start.bound.peak_replicas
     assert vision.num_items == vision.cost
-    assert text.num_items == text.num_requests == 1200
+    assert text.num_items == text.num_requests == 600
 
 
 def test_the_json_is_the_report(report: PlanReport) -> None:
@@ -72,7 +72,7 @@ def test_the_table_names_what_was_measured(report: PlanReport) -> None:
         "GPU-hours",
         "p99",
         "refused",
-        "1,200 requests",
+        "600 requests",
     ):
         assert word in shown
 
@@ -119,7 +119,7 @@ def test_against_all_shows_each_policy_at_its_best(options: plan.PlanOptions) ->
 def test_where_starts_are_too_slow_a_standing_capacity_is_named(
     options: plan.PlanOptions,
 ) -> None:
-    """Ten quiet minutes, then twenty times the images: late at 120 s, and what would not be."""
+    """Five quiet minutes, then twenty times the images: late at 120 s, and what would not be."""
     late = plan.run(replace(options, startups_s=(120.0,)))
     vision = late.modalities[1]
     (start,) = vision.starts

@@ -93,9 +93,9 @@ def test_work_needs_as_many_replicas_as_it_fills() -> None:
 
 def test_work_sees_what_the_request_count_does_not() -> None:
     """Costs grow tenfold at the same requests per second: only one of the policies follows."""
-    calm, heavy = steady_load(4.0, 5.0, 3600.0), steady_load(4.0, 50.0, 3600.0)
-    cost = np.where(calm.arrival_s < 1200, calm.cost, heavy.cost)
-    load = Load.of(calm.arrival_s, cost, cost, 3600.0)
+    calm, heavy = steady_load(4.0, 5.0, 1800.0), steady_load(4.0, 50.0, 1800.0)
+    cost = np.where(calm.arrival_s < 600, calm.cost, heavy.cost)
+    load = Load.of(calm.arrival_s, cost, cost, 1800.0)
     tower = Tower(rate=50.0, piece=5.0)
     ours = simulate(load, tower, work_based(tower, TARGETS))
     ray = simulate(load, tower, request_count(tower))

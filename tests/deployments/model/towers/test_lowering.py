@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from deployments.model.weights.checkpoint import Checkpoint
 from tests.deployments.model.towers.lowering import CARDS, GPU, USAGE, on_gpu
 
 ARCHITECTURE = Checkpoint.open("demo").architecture
+TEXT = replace(ARCHITECTURE.text, num_hidden_layers=2)  # all layers are alike
+VISION = replace(ARCHITECTURE.vision, layers=2)
 # Of each compiled part: the kernels that Inductor writes, and the matrix products. Text: one
 # layer. Vision: what comes before the blocks, and one block.
 EXPECTED = {"text": [(3, 4)], "vision": [(3, 1), (6, 4)]}
@@ -62,7 +65,7 @@ def test_all_texts_are_one_compilation():
     """Whatever their number, lengths and sum, in any order; a lone text of one token too."""
     kernels = attention.packed_attention(attention.PackedKernels("varlen", "flash4"))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-        tower = on_gpu(lambda: TextEncoder(ARCHITECTURE.text, kernels), torch.bfloat16)
+        tower = on_gpu(lambda: TextEncoder(TEXT, kernels), torch.bfloat16)
         counter = compilations(Layer.forward)
         tower._run_layer = counter.run
         for lengths in ((700, 600, 90), (30,), (7, 7, 7, 7), (1500, *[3] * 300), (128,) * 16):
@@ -78,11 +81,9 @@ def test_images_are_a_compilation_for_one_and_a_compilation_for_more(first: int,
     A head has 32 pairs, and equal numbers are one to the compiler. A warm-up begins with 32, so a
     full batch of the default budget has code of its own.
     """
-    kernel, size = attention.dense_attention("cudnn"), ARCHITECTURE.vision.image_size
+    kernel, size = attention.dense_attention("cudnn"), VISION.image_size
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-        tower = on_gpu(
-            lambda: VisionEncoder(ARCHITECTURE.vision, kernel, CUDA_MLP_MULTIPLE), torch.bfloat16
-        )
+        tower = on_gpu(lambda: VisionEncoder(VISION, kernel, CUDA_MLP_MULTIPLE), torch.bfloat16)
         counter, embeddings = compilations(Block.forward), compilations(VisionEncoder.embed)
         tower._run_block, tower._run_embed = counter.run, embeddings.run
         for number in (first, 8, 3, 1, 2, 31, 1, 32):
