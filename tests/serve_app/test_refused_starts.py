@@ -7,11 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from serve_app.cli import main
 from serve_app.listening import Ingress, free_port, holder, needed_ports, port_is_free
 from serve_app.server import needed_gpus
 
 PROGRAM = Path(sys.executable).parent / "jina-clip-serve"
+
+
+def refused(*arguments):
+    """Run the command in this process; return its exit code and what it said."""
+    done = CliRunner().invoke(main, ["up", *arguments])
+    assert isinstance(done.exception, SystemExit), done.exception  # or a user sees a traceback
+    return done.exit_code, done.output
 
 
 def up(*arguments):
@@ -47,7 +56,7 @@ def taken():
 )
 def test_what_can_be_known_before_ray_starts_ends_there(setting, code, words):
     """The message says what was wrong with the value; no traceback, no Ray."""
-    found, said = up(setting)
+    found, said = refused(setting)
     assert found == code
     assert words in said
     assert "Traceback" not in said
@@ -65,9 +74,9 @@ def test_a_taken_port_ends_it(taken):
 
 def test_gpus_that_are_not_here_end_it(monkeypatch):
     """Both a device and a share of GPUs are counted, before Ray waits for them for ever."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("deployments.model.runtime.hardware.gpu_count", lambda: 0)
     for setting in ("model.device=cuda", "text.num_gpus=0.5"):
-        found, said = up(setting)
+        found, said = refused(setting)
         assert (found, "Traceback" in said) == (1, False)
         assert "torch sees 0 here" in said
 
