@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from deployments.config import AppConfig
+from deployments.errors import ServiceError
 from serve_app.cli import main
 from serve_app.listening import Ingress, free_port, holder, needed_ports, port_is_free
 from serve_app.server import needed_gpus
@@ -21,14 +23,6 @@ def refused(*arguments):
     done = CliRunner().invoke(main, ["up", *arguments])
     assert isinstance(done.exception, SystemExit), done.exception  # or a user sees a traceback
     return done.exit_code, done.output
-
-
-def up(*arguments):
-    """Run the command as a user does; return its exit code and what it said."""
-    done = subprocess.run(
-        [PROGRAM, "up", *arguments], capture_output=True, text=True, timeout=200, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -64,9 +58,11 @@ def test_what_can_be_known_before_ray_starts_ends_there(setting, code, words):
 
 
 def test_a_taken_port_ends_it(taken):
-    """The port is named; while it is free nothing is said about it."""
-    found, said = up("--port", str(taken))
-    assert found == 1
+    """The port is named; here as a user runs the command."""
+    command = [PROGRAM, "up", "--port", str(taken)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
     assert f"port {taken} (HTTP) is taken" in said
     assert f"process {os.getpid()}" in said.replace("\n", " ")
     assert "Traceback" not in said
@@ -81,17 +77,23 @@ def test_gpus_that_are_not_here_end_it(monkeypatch):
         assert "torch sees 0 here" in said
 
 
-def test_what_only_a_replica_finds_ends_it_after_one_try(monkeypatch):
-    """The replica's own message is shown with its tower's name, not a traceback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = ["model.attention=flash4", "text.num_cpus=0.5", "vision.enabled=false"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found, said = up("--port", str(port), *settings)
-    assert found == 1
-    assert "TextTower: attention 'flash4' does not run on cpu" in said
-    assert "Traceback" not in said
+def test_what_only_a_replica_finds_ends_the_launch_after_one_try(service):
+    """The replica's own message with its tower's name is the error that `up` shows."""
+    from ray import serve
+
+    from serve_app.launch import launch
+
+    settings = {
+        "model": {"attention": "flash4", "device": "cpu"},
+        "text": {"num_cpus": 0.1},
+        "vision": {"enabled": False},
+        "router": {"num_cpus": 0.1},
+    }
+    wanted = "^TextTower: attention 'flash4' does not run on cpu"
+    with pytest.raises(ServiceError, match=wanted) as refused:
+        launch(AppConfig.model_validate(settings), "refused", "/refused")
+    serve.delete("refused")
+    assert "Traceback" not in str(refused.value)
 
 
 def test_haproxy_needs_two_more_ports(monkeypatch):
@@ -111,8 +113,6 @@ def test_a_port_is_free_until_something_listens(taken):
 
 def test_the_gpus_of_the_first_replicas_are_counted():
     """Bounds count from below: more come when there is work."""
-    from deployments.config import AppConfig
-
     scaling = {"min_replicas": 2, "max_replicas": 8}
     towers = {"text": {"num_gpus": 0.5, "num_replicas": 3}, "vision": {"num_gpus": 1}}
     assert needed_gpus(AppConfig.model_validate(towers)) == 2.5
