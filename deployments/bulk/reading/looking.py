@@ -1,5 +1,6 @@
 """Looks at a file: where its rows lie, and what columns they have."""
 
+import bisect
 import csv
 import io
 import itertools
@@ -152,11 +153,11 @@ def _jsonl(part: Part, rows: int) -> Look:
     for found in lines.line_lists(chunks(part.url, place)):
         begins = list(itertools.accumulate(map(len, found), initial=place))
         place = begins.pop()
-        pairs = zip(begins, found, strict=True)
-        own = [x for x in pairs if part.start <= x[0] < part.stop and not x[1].isspace()]
-        starts += [start for start, _ in own[-total % rows :: rows]]
-        types.append(_json_types([line for _, line in own]))
-        total += len(own)
+        own = slice(*(bisect.bisect_left(begins, x) for x in (part.start, part.stop)))
+        is_text = [not blank for blank in map(bytes.isspace, found[own])]
+        starts += list(itertools.compress(begins[own], is_text))[-total % rows :: rows]
+        types.append(_json_types(list(itertools.compress(found[own], is_text))))
+        total += sum(is_text)
         if place >= part.stop:
             break
     return Look(_spans(starts, total, rows), merged(types))
