@@ -69,7 +69,7 @@ LOG_PERIOD_S = 30.0
     "--reembed",
     "replaced",
     metavar="OLD_OUTPUT",
-    help="Of another model: compare OUTPUT with it at the end, and write a manifest.",
+    help="Copy what it has of these vectors, compare OUTPUT with it, and write a manifest.",
 )
 @click.option("--dry-run", is_flag=True, help="Sample the input and say how long it will take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -101,8 +101,8 @@ def bulk(
 ) -> None:
     """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
-    INPUT is Parquet, ORC, Feather, JSON, CSV, images or WebDataset tars, packed or not: a file,
-    folder or glob, local or s3://. Settings are those of `up`:
+    INPUT is Parquet, ORC, Feather, Lance, JSON, CSV, images or WebDataset tars, packed or not: a
+    file, folder or glob, local or s3://. Settings are those of `up`:
     model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or
@@ -118,7 +118,7 @@ def bulk(
     try:
         chosen = embed_options(path, settings, text, image, options)
         with ray_running(chosen, address):
-            how = keep, block_rows, max_errors, blocks_ahead, ignored, identifier
+            how = keep, block_rows, max_errors, blocks_ahead, ignored, identifier, replaced
             job = prepare(source, output, chosen, *how)
             figures = work(job, dry_run, resume, replaced, console)
     except TooManyErrorsError as error:
@@ -140,7 +140,7 @@ def work(
     from deployments.bulk import estimate, reembed
 
     if replaced is not None:
-        reembed.check(replaced, job.output, job.identity)
+        reembed.check(replaced, job.output, job.identity, job.key)
     say_lost(job.plan.lost, console)
     if dry_run:
         return asdict(estimate(job))

@@ -22,11 +22,13 @@ TEXT_EMBEDDING = "text_embedding"
 IMAGE_EMBEDDING = "image_embedding"
 SCALES = {TEXT_EMBEDDING: "text_scale", IMAGE_EMBEDDING: "image_scale"}
 """What the int8 row times is the vector, by the column of the vectors."""
-OUTPUT_NAMES = {ERROR, *SCALES, *SCALES.values()}
+VECTOR_COLUMNS = (TEXT_EMBEDDING, IMAGE_EMBEDDING, *SCALES.values())
+OUTPUT_NAMES = {ERROR, *VECTOR_COLUMNS}
 INTERNAL = "__bulk_"
 TOKEN_IDS = f"{INTERNAL}token_ids"
 PIXELS = f"{INTERNAL}pixels"  # decoded, as plain bytes
 ENCODED = f"{INTERNAL}encoded"  # for the tower to decode
+DIGEST = f"{INTERNAL}digest"  # of what a row embeds
 STAGES = ("read", "prepare", "text", "vision")
 
 TYPES: dict[Precision, pa.DataType] = {

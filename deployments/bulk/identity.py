@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from deployments.bulk.options import EmbedOptions
@@ -12,6 +13,11 @@ from deployments.model.errors import OptionError
 from deployments.model.weights.source import FILES, find
 
 PREFIX = "embedding."
+COMPUTED = (
+    *("fingerprint", "dimensions", "precision", "task", "implementation"),
+    *("device", "dtype", "image_decode", "truncate"),
+)
+"""What the vector of a row depends on, besides its text and its image."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,13 @@ class Identity:
 
     def metadata(self) -> dict[str, str]:
         """Return what the files of the output say about their vectors."""
-        names = ("model", "fingerprint", "dimensions", "precision", "task")
-        return {PREFIX + name: str(getattr(self, name)) for name in names}
+        return {PREFIX + name: str(getattr(self, name)) for name in ("model", *COMPUTED)}
+
+    def has_vectors_of(self, stated: Mapping[bytes, bytes]) -> bool:
+        """Tell whether the vectors of a file, by its metadata, are as this job computes them."""
+        own = self.metadata()
+        names = [PREFIX + name for name in COMPUTED]
+        return all(stated.get(name.encode()) == own[name].encode() for name in names)
 
     def check_same(self, before: "Identity") -> None:
         """Refuse to continue a job that was another.

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.actor import ActorProxy
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from deployments.bulk.columns import DIGEST
 from deployments.bulk.identity import Identity
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.output import BlockWriter, Output
+from deployments.bulk.output import BlockWriter, Output, OutputFolder
 from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
 from deployments.bulk.prepare import RowPreparer
 from deployments.bulk.progress import JobProgress, Summary
@@ -22,6 +24,7 @@ from deployments.bulk.reading.blocks import Plan, RowBlock, cut_input
 from deployments.bulk.reading.files import S3, folder_of
 from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.bulk.sinks.choose import open_output
+from deployments.bulk.takeover import OldRows, digest_column
 from deployments.bulk.window import Window
 from deployments.model.errors import EmbeddingError
 
@@ -50,6 +53,7 @@ class BulkJob:
             each replica, eight where texts alone go to GPUs, and one for each worker of the CPU
             stage.
         key: the kept column that names a row; a database needs one.
+        replaced: output of an earlier job; what it has of this job's vectors is copied.
         stats: what Ray Data says about its stages, after a run.
     """
 
@@ -60,6 +64,7 @@ class BulkJob:
     max_errors: int | None = None
     blocks_ahead: int | None = None
     key: str | None = None
+    replaced: str | None = None
     stats: list[str] = field(default_factory=list)
 
     @property
@@ -118,14 +123,17 @@ class BulkJob:
     ) -> Dataset:
         rows = [{"block": pickle.dumps(block)} for block in todo]
         blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
-        loader = self.layout, self.options, window
+        old = None
+        if self.replaced is not None:
+            old = OldRows.of(OutputFolder(self.replaced).block_urls(), self.identity)
+        loader = self.layout, self.options, window, old
         workers = self.options.workers
         prepared = pool(blocks, Loader, loader, self.options, workers, {"num_cpus": 1})
         sizes = {block.number: block.num_rows for block in self.plan.blocks}
         # An actor: a task's process may end between two blocks, and one takes seconds to start.
         return towers(prepared, self.options).map_batches(
             BlockWriter,
-            fn_constructor_args=(output, self.identity, self.layout.kept, sizes),
+            fn_constructor_args=(output, self.identity, self.layout.kept, sizes, old),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=self.options.max_replicas),
@@ -143,7 +151,15 @@ class BulkJob:
 class Loader:
     """The CPU stage: reads a block once the window has a place for it, and prepares its rows."""
 
-    def __init__(self, layout: Layout, options: EmbedOptions, window: "ActorProxy[Window]") -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        options: EmbedOptions,
+        window: "ActorProxy[Window]",
+        old: OldRows | None = None,
+    ) -> None:
+        self._options = options
+        self._old = old
         self._reader = BlockReader(layout)
         self._preparer = RowPreparer(options)
         self._window = window
@@ -153,7 +169,20 @@ class Loader:
         for data in batch["block"].to_pylist():
             block: RowBlock = pickle.loads(data)
             ray.get(self._window.enter.remote(block.number))
-            yield self._preparer(self._reader.read(block))
+            table, options = self._reader.read(block), self._options
+            digests = digest_column(table, options.text, options.image, options.folder)
+            yield self._prepare(table.append_column(DIGEST, digests))
+
+    def _prepare(self, table: pa.Table) -> pa.Table:
+        """Prepare the rows that the old output does not have; all are in the order they came in."""
+        is_old = np.zeros(table.num_rows, bool)
+        if self._old is not None:
+            is_old = self._old.find(table[DIGEST]) >= 0
+        if not is_old.any():
+            return self._preparer(table)
+        parts = [self._preparer(table.filter(pa.array(~is_old))), table.filter(pa.array(is_old))]
+        order = np.argsort(np.argsort(is_old, kind="stable"))
+        return pa.concat_tables(parts, promote_options="default").take(pa.array(order))
 
 
 @contextmanager
@@ -178,6 +207,7 @@ def prepare(
     blocks_ahead: int | None = None,
     ignored: tuple[str, ...] = (),
     key: str | None = None,
+    replaced: str | None = None,
 ) -> BulkJob:
     """Look at the input and settle what there is to do; no row is embedded yet.
 
@@ -204,4 +234,4 @@ def prepare(
         plan = cut_input(source, BLOCK_ROWS_OF_TEXTS_ON_GPU, ignored)
     settled.width(settled.architecture())
     open_output(output, layout, settled, key)  # refuses what cannot be, before anything runs
-    return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead, key)
+    return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead, key, replaced)

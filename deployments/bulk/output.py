@@ -14,13 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from deployments.bulk import takeover
 from deployments.bulk.columns import (
+    DIGEST,
     ERROR,
     IMAGE_EMBEDDING,
-    SCALES,
     STAGES,
     TEXT_EMBEDDING,
     TOKEN_IDS,
+    VECTOR_COLUMNS,
     seconds_of,
 )
 from deployments.bulk.identity import Identity
@@ -66,6 +68,10 @@ class OutputFolder:
         """Return where a block is written; names sort as rows do."""
         return f"{self.url}/block-{number:08d}.parquet"
 
+    def block_urls(self) -> list[str]:
+        """Return the files of the blocks that are finished."""
+        return [f"{self.url}/{name}" for name in sorted(self._names()) if NAME.fullmatch(name)]
+
     def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
         """Create the folder, or check that it holds the same job; returns the errors by block.
 
@@ -95,8 +101,12 @@ class OutputFolder:
         return {number: self._errors_of(number) for number in finished}
 
     def write(self, number: int, table: pa.Table, errors: int, identity: Identity) -> None:
-        """Write a block as one file."""
-        table = table.replace_schema_metadata(identity.metadata() | {ERRORS: str(errors)})
+        """Write a block as one file; a digest that it has of each row goes into its metadata."""
+        stated: dict[str, str | bytes] = {**identity.metadata(), ERRORS: str(errors)}
+        if DIGEST in table.column_names:
+            stated[takeover.DIGESTS] = takeover.digests_of(table)
+            table = table.drop_columns([DIGEST])
+        table = table.replace_schema_metadata(stated)
         buffer = pa.BufferOutputStream()
         plain = [x.name for x in table.schema if not pa.types.is_fixed_size_list(x.type)]
         pq.write_table(table, buffer, use_dictionary=plain, write_statistics=plain)
@@ -123,6 +133,7 @@ class BlockWriter:
     identity: Identity
     kept: tuple[str, ...]
     block_rows: dict[int, int]
+    old: takeover.OldRows | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write a whole block.
@@ -135,9 +146,13 @@ class BlockWriter:
         if len(numbers) != 1 or table.num_rows != self.block_rows[numbers[0]]:
             raise RuntimeError(f"{table.num_rows} rows of blocks {numbers} are no whole block")
         figures = figures_of(table)
-        vectors = [TEXT_EMBEDDING, IMAGE_EMBEDDING, *SCALES.values()]
-        shown = [name for name in vectors if name in table.column_names]
+        figures["taken"] = 0
+        if self.old is not None:
+            figures["taken"] = int((self.old.find(table[DIGEST]) >= 0).sum())
+            table = self.old.fill(table)
+        shown = [name for name in VECTOR_COLUMNS if name in table.column_names]
         names = [*([] if ROW in self.kept else [ROW]), *self.kept, *shown, ERROR]
+        names += [DIGEST] if DIGEST in table.column_names else []
         self.output.write(numbers[0], table.select(names), int(figures["errors"]), self.identity)
         figures["write_s"] = time.perf_counter() - start_s
         return pa.Table.from_pylist([figures])
@@ -161,5 +176,7 @@ def figures_of(table: pa.Table) -> dict[str, int | float]:
         figures["tokens"] = pc.sum(pc.list_value_length(table[TOKEN_IDS])).as_py() or 0
     for stage in STAGES:
         name = seconds_of(stage)
-        figures[f"{stage}_s"] = pc.sum(table[name]).as_py() if name in table.column_names else 0.0
+        figures[f"{stage}_s"] = (
+            pc.sum(table[name]).as_py() or 0.0 if name in table.column_names else 0.0
+        )
     return figures

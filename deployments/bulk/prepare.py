@@ -102,8 +102,7 @@ class RowPreparer:
 
     async def _image(self, source: object) -> bytes | memoryview | EmbeddingError:
         try:
-            if isinstance(source, dict):  # as data sets on the hub have it
-                source = source.get("path") if source.get("bytes") is None else source["bytes"]
+            source = source_of(source)
             if not isinstance(source, (str, bytes)):
                 raise InputError(
                     f"the value is neither string nor bytes but {type(source).__name__}"
@@ -144,6 +143,13 @@ def close_sources(loop: asyncio.Runner, sources: ImageSources) -> None:
     """Close connections, then the loop."""
     loop.run(sources.close())
     loop.close()
+
+
+def source_of(value: object) -> object:
+    """Return the bytes or the place of an image, also of one as data sets on the hub have it."""
+    if isinstance(value, dict):
+        return value.get("path") if value.get("bytes") is None else value["bytes"]
+    return value
 
 
 def locate(source: str | bytes, folder: str) -> str | bytes:

@@ -20,6 +20,7 @@ class Summary:
         total_blocks: files of the output.
         resumed_blocks: of them, finished by earlier runs.
         rows: rows of this run.
+        taken_rows: of them, those whose vectors were copied from an older output.
         tokens: tokens of this run.
         images: images embedded in this run.
         seconds: wall time of this run, starting actors included.
@@ -40,6 +41,7 @@ class Summary:
     total_blocks: int
     resumed_blocks: int
     rows: int
+    taken_rows: int
     tokens: int
     images: int
     seconds: float
@@ -73,7 +75,7 @@ class JobProgress:
         self.total_rows = total_rows
         self.resumed_rows = resumed_rows
         self.errors = errors
-        self.rows = self.tokens = self.images = 0
+        self.rows = self.taken_rows = self.tokens = self.images = 0
         self._stage_s = dict.fromkeys(TIMED, 0.0)
         self._clock = clock
         self._start_s = clock()
@@ -82,6 +84,7 @@ class JobProgress:
     def add(self, figures: Mapping[str, float]) -> None:
         """Count one written block."""
         self.rows += int(figures["rows"])
+        self.taken_rows += int(figures["taken"])
         self.tokens += int(figures["tokens"])
         self.images += int(figures["images"])
         self.errors += int(figures["errors"])
@@ -134,6 +137,7 @@ class JobProgress:
             total_blocks=blocks,
             resumed_blocks=resumed_blocks,
             rows=self.rows,
+            taken_rows=self.taken_rows,
             tokens=self.tokens,
             images=self.images,
             seconds=self._clock() - self._start_s,

@@ -14,7 +14,6 @@ from deployments.bulk.output import JOB_FILE
 from deployments.bulk.reading.files import open_input, split, write_bytes
 from deployments.bulk.reading.tables import ROW
 from deployments.bulk.sinks.choose import open_store
-from deployments.bulk.sinks.store import VECTOR_FIELDS
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows
 
@@ -70,19 +69,21 @@ def identity_of(url: str) -> Identity:
         raise OptionError(f"{url!r} is no output of a bulk job in parquet: {error}") from error
 
 
-def check(old_url: str, new_url: str, new: Identity) -> None:
-    """Refuse a job that has nothing to compute, or whose outputs cannot be compared.
+def check(old_url: str, new_url: str, new: Identity, key: str | None) -> None:
+    """Refuse a job whose outputs could not be compared at its end.
 
     Raises:
-        OptionError: the old output has such vectors already, or the new one is in a database.
+        OptionError: they are one, the new one is in a database, or no column names their rows.
     """
     if open_store(new_url) is not None:
         raise OptionError("--reembed compares folders of parquet files; name a folder as OUTPUT")
+    if split(old_url.rstrip("/")) == split(new_url.rstrip("/")):
+        raise OptionError(f"the old output {old_url!r} stays as it is; name another as OUTPUT")
     old = identity_of(old_url)
-    if all(getattr(old, name) == getattr(new, name) for name in VECTOR_FIELDS):
+    if old.input != new.input and key not in json.loads(old.columns)["kept"]:
         raise OptionError(
-            f"the old output has vectors of the fingerprint {old.fingerprint} already, of "
-            f"{old.dimensions} dimensions in {old.precision}; there is nothing to compute"
+            f"the old output {old_url!r} is of another input, or of blocks of another size: name "
+            f"the column of both that says which rows belong together by --id, not {key}"
         )
 
 
@@ -111,14 +112,22 @@ def compare(old_url: str, new_url: str, key: str | None = None) -> Report:
         if key not in found.schema.names:
             raise OptionError(f"{url!r} has no column {key}; name one that both outputs have")
     old_keys, new_keys = old.to_table([key])[key], new.to_table([key])[key]
-    kept = pc.sum(pc.is_in(old_keys, pc.unique(new_keys).cast(old_keys.type))).as_py() or 0
     names = [
         name
         for name in (TEXT_EMBEDDING, IMAGE_EMBEDDING)
         if name in old.schema.names and name in new.schema.names
     ]
     changes = {name: change(old, new, key, name) for name in names}
-    return Report(len(old_keys), len(new_keys), len(old_keys) - kept, changes)
+    return Report(len(old_keys), len(new_keys), missing(old_keys, new_keys), changes)
+
+
+def missing(old_keys: pa.ChunkedArray, new_keys: pa.ChunkedArray) -> int:
+    """Return how many of the old rows are not there; of rows with one key each counts."""
+    old, new = (pc.value_counts(keys) for keys in (old_keys, new_keys))
+    names = new.field("values").cast(old_keys.type)
+    found = new.field("counts").take(pc.index_in(old.field("values"), names))
+    lost = pc.subtract(old.field("counts"), pc.fill_null(found, 0))
+    return int(pc.sum(pc.max_element_wise(lost, 0)).as_py() or 0)
 
 
 def change(old: ds.Dataset, new: ds.Dataset, key: str, name: str) -> Change:
@@ -126,8 +135,8 @@ def change(old: ds.Dataset, new: ds.Dataset, key: str, name: str) -> Change:
     had, has = (x.to_table([key], filter=ds.field(name).is_valid())[key] for x in (old, new))
     both = pc.unique(had.filter(pc.is_in(had, pc.unique(has).cast(had.type))))
     lost = len(pc.unique(had)) - len(both)
-    step = max(1, len(both) // SAMPLE_ROWS)
-    sample = both.take(pa.array(range(0, len(both), step)))
+    places = np.linspace(0, max(0, len(both) - 1), min(len(both), SAMPLE_ROWS), dtype=np.int64)
+    sample = both.take(pa.array(places))
     before, after = (vectors(x, key, name, sample) for x in (old, new))
     if len(sample) < 2:
         return Change(len(sample), 1.0, None, lost)

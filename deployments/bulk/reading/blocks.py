@@ -6,6 +6,7 @@ are looked at in Ray tasks; the driver sees where rows lie and their types, neve
 
 import fnmatch
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,13 @@ import ray
 from deployments.bulk.prepare import IMAGE_SUFFIXES
 from deployments.bulk.reading.files import (
     UTF16_MARKS,
-    File,
     find_files,
     is_folder,
     open_input,
     shown,
+    suffixes,
 )
-from deployments.bulk.reading.looking import Look, Part, Span, look
+from deployments.bulk.reading.looking import Look, Part, lance_version, look
 from deployments.bulk.reading.types import Fields, merged
 from deployments.model.errors import OptionError
 
@@ -35,13 +36,12 @@ KINDS = {
     ".csv": "csv",
     ".tsv": "csv",
     ".tar": "tar",
-    ".tgz": "tar",
+    **dict.fromkeys(IMAGE_SUFFIXES, "images"),
 }
 SIDE_FILES = ("*.crc", "*.md5", "*.sha256", "*.md", "LICENSE*", "*.yaml")  # that hold no rows
-ICEBERG = ".metadata.json"  # ends the names of what says which files are of a table
-TABLE_FORMATS = {"_delta_log": "delta", "_versions": "lance"}  # by a folder that each has
 PART_BYTES = 128 * 1024 * 1024  # of lines of JSON that one task looks at
 SMALL_BYTES, FEW_FILES = 4 * 1024 * 1024, 32  # looked at here, in less time than a task takes
+SHOWN_FAULTS = 3
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,11 @@ class RowBlock:
 
     Attributes:
         number: place among the blocks, from 0.
-        kind: one of the values of `KINDS`, or `images`.
+        kind: one of the values of `KINDS`, or `lance`.
         paths: the file; for images, one file for each row.
         start: first row of the file, or first byte of text once it is unpacked.
         num_rows: rows of the block.
         first_row: rows of the input before it.
-        header: names of the columns of a CSV file.
-        delimiter: between its fields.
     """
 
     number: int
@@ -65,8 +63,6 @@ class RowBlock:
     start: int
     num_rows: int
     first_row: int
-    header: tuple[str, ...] = ()
-    delimiter: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,36 +103,37 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
     Raises:
         OptionError: nothing is there, or nothing that can be read.
     """
-    files = [file for file in find_files(url) if not _matches(file, (*ignored, *SIDE_FILES))]
-    kinds = {file: _kind(file) for file in files}
-    lost = {file.url: "no known kind of file" for file in files if not kinds[file]}
-    tables = [file for file in files if kinds[file] not in ("", "images")]
-    images = [file for file in files if kinds[file] == "images"]
+    passed = (*ignored, *SIDE_FILES)
+    if is_folder(f"{url.rstrip('/')}/_versions"):
+        files = {lance_version(url): 0}
+        kinds = dict.fromkeys(files, "lance")
+    else:
+        files = {path: size for path, size in find_files(url).items() if not _matches(path, passed)}
+        kinds = {path: KINDS.get(suffixes(path)[0], "") for path in files}
+    lost = {path: "no known kind of file" for path, kind in kinds.items() if not kind}
+    tables = [path for path, kind in kinds.items() if kind not in ("", "images")]
+    images = [path for path, kind in kinds.items() if kind == "images"]
     if tables:
-        _refuse_table_formats(url, files)
-        lost |= {file.url: "an image beside tables, which name theirs" for file in images}
-    blocks: list[RowBlock] = []
-    first_row = 0
-
-    def add(kind: str, paths: tuple[str, ...], found: Look, span: Span) -> None:
-        nonlocal first_row
-        place = len(blocks), kind, paths, span.start, span.num_rows, first_row
-        blocks.append(RowBlock(*place, found.header, found.delimiter))
-        first_row += span.num_rows
-
-    looks = look_at([part for file in tables for part in _parts(file, kinds[file])], block_rows)
-    for part, found in looks:
-        for span in found.spans:
-            add(found.kind or part.kind, (part.url,), found, span)
-        if found.fault:
-            lost[part.url] = found.fault
-    paths = [] if tables else [file.url for file in images]
-    for start in range(0, len(paths), block_rows):
-        few = tuple(paths[start : start + block_rows])
-        add("images", few, Look(), Span(0, len(few)))
-    if not blocks:
+        _refuse_tables(url, files)
+        lost |= dict.fromkeys(images, "an image beside tables, which name theirs")
+        images = []
+    looks = look_at(
+        [x for path in tables for x in _parts(path, kinds[path], files[path])], block_rows
+    )
+    lost |= {part.url: found.fault for part, found in looks if found.fault}
+    found: list[tuple[str, tuple[str, ...], int, int]] = [
+        (found.kind or part.kind, (part.url,), start, count)
+        for part, found in looks
+        for start, count in found.spans
+    ]
+    for start in range(0, len(images), block_rows):
+        some = tuple(images[start : start + block_rows])
+        found.append(("images", some, 0, len(some)))
+    if not found:
         raise OptionError(_nothing(url, lost))
-    digest = hashlib.sha256(repr((block_rows, files)).encode("utf-8", "surrogateescape"))
+    first_rows = itertools.accumulate((count for *_, count in found), initial=0)
+    blocks = [RowBlock(i, *x, next(first_rows)) for i, x in enumerate(found)]
+    digest = hashlib.sha256(repr((block_rows, *files.items())).encode("utf-8", "surrogateescape"))
     types = merged(found.types for _, found in looks)
     return Plan(tuple(blocks), types, digest.hexdigest(), {shown(x): lost[x] for x in lost})
 
@@ -145,47 +142,39 @@ def look_at(parts: Sequence[Part], block_rows: int) -> list[tuple[Part, Look]]:
     """Look at files in parallel, on the Ray that runs."""
     size_bytes = sum(part.size_bytes for part in parts)
     if not ray.is_initialized() or (size_bytes < SMALL_BYTES and len(parts) < FEW_FILES):
-        return [(part, look(part, block_rows)) for part in parts]
+        return _look_at_some(parts, block_rows)
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     # No CPUs are asked for: stages of another job may hold them all.
     several = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_look_at_some)
     found = ray.get([several.remote(parts[i::tasks], block_rows) for i in range(tasks)])
-    looks: list[Look] = [Look()] * len(parts)
-    for i, some in enumerate(found):
-        looks[i::tasks] = some
-    return list(zip(parts, looks, strict=True))
+    return [found[i % tasks][i // tasks] for i in range(len(parts))]
 
 
-def _look_at_some(parts: Sequence[Part], block_rows: int) -> list[Look]:
-    return [look(part, block_rows) for part in parts]
+def _look_at_some(parts: Sequence[Part], block_rows: int) -> list[tuple[Part, Look]]:
+    return [(part, look(part, block_rows)) for part in parts]
 
 
-def _parts(file: File, kind: str) -> Iterable[Part]:
+def _parts(path: str, kind: str, size_bytes: int) -> list[Part]:
     """Cut a large file of lines, which can be looked at anywhere, into parts."""
-    if kind != "jsonl" or file.is_packed or file.size_bytes <= PART_BYTES:
-        return [Part(file.url, kind, 0, None, file.size_bytes)]
-    with open_input(file.url) as source:
-        if source.read(2) in UTF16_MARKS:
-            return [Part(file.url, kind, 0, None, file.size_bytes)]
-    starts = range(0, file.size_bytes, PART_BYTES)
-    return [Part(file.url, kind, x, x + PART_BYTES, PART_BYTES) for x in starts]
+    if kind == "jsonl" and not suffixes(path)[1] and size_bytes > PART_BYTES:
+        with open_input(path) as source:
+            is_utf8 = source.read(2) not in UTF16_MARKS
+        if is_utf8:
+            starts = range(0, size_bytes, PART_BYTES)
+            return [Part(path, kind, PART_BYTES, x, x + PART_BYTES) for x in starts]
+    return [Part(path, kind, size_bytes)]
 
 
-def _kind(file: File) -> str:
-    return KINDS.get(file.suffix, "images" if file.suffix in IMAGE_SUFFIXES else "")
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    name = path.rpartition("/")[2]
+    return any(fnmatch.fnmatchcase(name, x) or path == x for x in patterns)
 
 
-def _matches(file: File, patterns: Sequence[str]) -> bool:
-    name = file.url.rpartition("/")[2]
-    return any(fnmatch.fnmatchcase(name, x) or file.url == x for x in patterns)
-
-
-def _refuse_table_formats(url: str, files: Sequence[File]) -> None:
+def _refuse_tables(url: str, files: Iterable[str]) -> None:
     """Refuse folders whose files are not all current: their table says which ones are."""
-    found = [name for x, name in TABLE_FORMATS.items() if is_folder(f"{url.rstrip('/')}/{x}")]
-    if any(file.url.endswith(ICEBERG) for file in files):
-        found.append("iceberg")
-    for name in found:
+    name = "delta" if is_folder(f"{url.rstrip('/')}/_delta_log") else ""
+    if name or any(path.endswith(".metadata.json") for path in files):
+        name = name or "iceberg"
         raise OptionError(
             f"the input {url!r} is a {name} table; read it in Python by ray.data.read_{name} "
             "and embed that dataset by deployments.bulk.embed"
@@ -196,7 +185,7 @@ def _nothing(url: str, lost: dict[str, str]) -> str:
     """Say why there are no rows: of files that cannot be read the first three, and what can be."""
     if not lost:
         return f"the input {url!r} has no rows"
-    faults = "; ".join(f"{shown(path)}: {lost[path]}" for path in list(lost)[:3])
-    more = f", and {len(lost) - 3:,} more files" if len(lost) > 3 else ""
-    known = " ".join([*KINDS, *IMAGE_SUFFIXES])
+    faults = "; ".join(f"{shown(path)}: {lost[path]}" for path in list(lost)[:SHOWN_FAULTS])
+    more = f", and {len(lost) - SHOWN_FAULTS:,} more files" if len(lost) > SHOWN_FAULTS else ""
+    known = " ".join(KINDS)
     return f"the input {url!r} has no rows that can be read: {faults}{more} (known are {known})"

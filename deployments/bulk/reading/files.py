@@ -1,16 +1,16 @@
 """Files of the input, local or of a store, and what is in them once it is unpacked."""
 
 import bz2
-import codecs
 import fnmatch
 import gzip
+import io
 import lzma
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -20,36 +20,24 @@ from deployments.model.errors import OptionError
 
 S3 = "s3://"
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
-WILDCARDS = "*?["
-PACKED = {".gz", ".bz2", ".xz", ".zst"}
+WILDCARD = re.compile(r"[*?[]")
+PACKED: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": partial(pa.CompressedInputStream, compression="zstd"),
+}
 CHUNK_BYTES = 16 * 1024 * 1024
 UTF8_MARK = b"\xef\xbb\xbf"  # written before UTF-8 by some programs
-MARK_BYTES = 4  # read at once, so that a mark is seen whole
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-@dataclass(frozen=True)
-class File:
-    """One file of the input.
-
-    Attributes:
-        url: a local path or the URL of a store.
-        size_bytes: its size when it was listed.
-    """
-
-    url: str
-    size_bytes: int
-
-    @property
-    def suffix(self) -> str:
-        """The lower-case end of its name, dot included, without that of the packing."""
-        path = PurePosixPath(self.url.lower())
-        return PurePosixPath(path.stem).suffix if path.suffix in PACKED else path.suffix
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether it can only be read from its beginning on."""
-        return PurePosixPath(self.url.lower()).suffix in PACKED | {".tgz"}
+def suffixes(url: str) -> tuple[str, str]:
+    """Return the lower-case end of a name, dot included, and the end that says how it is packed."""
+    path = PurePosixPath(re.sub(r"\.tgz$", ".tar.gz", url.lower()))
+    if path.suffix in PACKED:
+        return PurePosixPath(path.stem).suffix, path.suffix
+    return path.suffix, ""
 
 
 def split(url: str) -> tuple[fs.FileSystem, str]:
@@ -67,8 +55,10 @@ def split(url: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
 
 
-def find_files(url: str) -> list[File]:
+def find_files(url: str) -> dict[str, int]:
     """Return the file, the files of a folder and its subfolders, or those of a glob, sorted.
+
+    They are local paths or URLs of a store, each with its size in bytes.
 
     What exists under exactly this name is that file or folder, brackets and all. Hidden files and
     those whose name begins with an underscore are left out, and what lies in such folders.
@@ -77,77 +67,69 @@ def find_files(url: str) -> list[File]:
         OptionError: there are none.
     """
     try:
-        files = _list_store(url) if SCHEME.match(url) else _list_local(os.path.expanduser(url))
+        files = sorted(_list(url))
     except OSError as error:
         raise OptionError(f"the input {url!r} cannot be read: {error}") from error
     if not files:
         raise OptionError(f"the input {url!r} has no files")
-    return sorted(files, key=lambda file: file.url)
+    return dict(files)
 
 
-def folder_of(url: str) -> str:
-    """Return the folder that a file, folder or glob lies in, or is."""
-    if is_folder(url):
-        return url
-    if any(x in url for x in WILDCARDS) and not _is_there(url):
-        url = _before_wildcard(url)
-    return url.rpartition("/")[0] or "."
+def _list(url: str) -> list[tuple[str, int]]:
+    system, path = split(url)
+    is_store = not isinstance(system, fs.LocalFileSystem)
+    kind, size_bytes = _look_up(url)
+    if kind is fs.FileType.File:
+        return [(url if is_store else path, size_bytes)]
+    top = path
+    if kind is fs.FileType.NotFound:
+        if not WILDCARD.search(path):
+            return []
+        top = WILDCARD.split(path)[0].rpartition("/")[0]
+    prefix = "" if not is_store else url[: url.rindex(path)] if path and path in url else S3
+    return [
+        (prefix + name, size_bytes)
+        for name, size_bytes in _walk(system, top)
+        if (top == path or fnmatch.fnmatchcase(name, path))
+        and not any(part[0] in "._" for part in name.removeprefix(top).split("/") if part)
+    ]
+
+
+def _walk(system: fs.FileSystem, top: str) -> Iterator[tuple[str, int]]:
+    """Yield all files below a folder; through links too where it is local."""
+    if not isinstance(system, fs.LocalFileSystem):
+        found = system.get_file_info(fs.FileSelector(top, recursive=True, allow_not_found=True))
+        yield from ((x.path, x.size) for x in found if x.is_file)
+        return
+    for folder, _, names in os.walk(top or "/", followlinks=True):
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.isfile(path):
+                yield path, os.path.getsize(path)
+
+
+def _look_up(url: str) -> tuple[fs.FileType, int]:
+    """Return what has exactly this name, and its size; Arrow takes no name that is not UTF-8."""
+    system, path = split(url)
+    if not isinstance(system, fs.LocalFileSystem):
+        info = system.get_file_info(path)
+        return info.type, info.size or 0
+    if os.path.isfile(path):
+        return fs.FileType.File, os.path.getsize(path)
+    return fs.FileType.Directory if os.path.isdir(path) else fs.FileType.NotFound, 0
 
 
 def is_folder(url: str) -> bool:
     """Tell whether a folder has this name."""
-    system, path = split(url)
-    if isinstance(system, fs.LocalFileSystem):
-        return os.path.isdir(path)
-    return bool(system.get_file_info(path).type is fs.FileType.Directory)
+    return _look_up(url)[0] is fs.FileType.Directory
 
 
-def _is_there(url: str) -> bool:
-    system, path = split(url)
-    if isinstance(system, fs.LocalFileSystem):
-        return os.path.exists(path)
-    return bool(system.get_file_info(path).type is not fs.FileType.NotFound)
-
-
-def _before_wildcard(url: str) -> str:
-    return url[: min(url.index(x) for x in WILDCARDS if x in url)]
-
-
-def _list_local(path: str) -> list[File]:
-    path = os.path.abspath(path)
-    if os.path.isfile(path):
-        return [File(path, os.path.getsize(path))]
-    is_pattern = not os.path.isdir(path)
-    if is_pattern and not any(x in path for x in WILDCARDS):
-        return []
-    top = path if not is_pattern else os.path.dirname(_before_wildcard(path + "*"))
-    files = []
-    for folder, folders, names in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if name[0] not in "._"]
-        for name in names:
-            found = os.path.join(folder, name)
-            wanted = not is_pattern or fnmatch.fnmatchcase(found, path)
-            if wanted and name[0] not in "._" and os.path.isfile(found):
-                files.append(File(found, os.path.getsize(found)))
-    return files
-
-
-def _list_store(url: str) -> list[File]:
-    system, path = split(url)
-    info = system.get_file_info(path)
-    prefix = url[: url.rindex(path)] if path and path in url else S3
-    if info.type is fs.FileType.File:
-        return [File(url, info.size)]
-    is_pattern = info.type is not fs.FileType.Directory
-    top = path if not is_pattern else _before_wildcard(path + "*").rpartition("/")[0]
-    selector = fs.FileSelector(top, recursive=True, allow_not_found=True)
-    return [
-        File(prefix + x.path, x.size)
-        for x in system.get_file_info(selector)
-        if x.type is fs.FileType.File
-        and not any(part[0] in "._" for part in x.path.removeprefix(top).split("/") if part)
-        and (not is_pattern or fnmatch.fnmatchcase(x.path, path))
-    ]
+def folder_of(url: str) -> str:
+    """Return the folder that a file, folder or glob lies in, or is."""
+    kind = _look_up(url)[0]
+    if kind is fs.FileType.Directory:
+        return url
+    name = WILDCARD.split(url)[0] if kind is fs.FileType.NotFound else url
+    return name.rpartition("/")[0] or "."
 
 
 def open_input(url: str) -> BinaryIO:
@@ -166,56 +148,32 @@ def shown(path: str) -> str:
 
 def open_unpacked(url: str) -> BinaryIO:
     """Open a file for reading on from its beginning, unpacked by the end of its name."""
-    source, end = open_input(url), PurePosixPath(url.lower()).suffix
-    if end in (".gz", ".tgz"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=source))
-    if end == ".bz2":
-        return cast(BinaryIO, bz2.BZ2File(source))
-    if end == ".xz":
-        return cast(BinaryIO, lzma.LZMAFile(source))
-    if end == ".zst":
-        return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(source), "zstd"))
-    return source
+    source, packing = open_input(url), suffixes(url)[1]
+    return cast(BinaryIO, PACKED[packing](source) if packing else source)
 
 
-def chunks(url: str, start: int) -> Iterator[bytes]:
+def chunks(url: str, start: int = 0) -> Iterator[bytes]:
     """Yield what is in a file of text from a byte on, unpacked and as UTF-8 without its mark.
 
     Places count the bytes that this yields, from the start of the file.
     """
-    with open_unpacked(url) as file:
-        data = file.read(max(CHUNK_BYTES, MARK_BYTES))
-        if data[:2] in UTF16_MARKS:
-            yield from _behind(_transcoded(data, file), start)
-            return
-        mark = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
-        if start and not File(url, 0).is_packed:
-            file.seek(start + mark)
-            start, data = 0, file.read(CHUNK_BYTES)
+    with io.BufferedReader(cast(io.RawIOBase, open_unpacked(url))) as file:
+        head = file.peek(len(UTF8_MARK))
+        if head[:2] in UTF16_MARKS:
+            text = io.TextIOWrapper(file, "utf-16", "replace", newline="")
+            parts = iter(lambda: text.read(CHUNK_BYTES).encode("utf-8", "replace"), b"")
         else:
-            data = data[mark:] or file.read(CHUNK_BYTES)
-        yield from _behind(_rest(data, file), start)
-
-
-def _rest(data: bytes, file: BinaryIO) -> Iterator[bytes]:
-    while data:
-        yield data
-        data = file.read(CHUNK_BYTES)
-
-
-def _transcoded(data: bytes, file: BinaryIO) -> Iterator[bytes]:
-    utf16 = codecs.getincrementaldecoder("utf-16")(errors="replace")
-    for part in _rest(data, file):
-        yield utf16.decode(part).encode("utf-8", "replace")
-    yield utf16.decode(b"", final=True).encode("utf-8", "replace")
-
-
-def _behind(parts: Iterator[bytes], start: int) -> Iterator[bytes]:
-    """Drop the first bytes."""
-    for part in parts:
-        if start < len(part):
-            yield part[start:]
-        start = max(0, start - len(part))
+            mark = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
+            if suffixes(url)[1]:
+                file.read(mark)
+            else:
+                file.seek(mark + start)
+                start = 0
+            parts = iter(lambda: file.read(CHUNK_BYTES), b"")
+        for part in parts:
+            if start < len(part):
+                yield part[start:]
+            start = max(0, start - len(part))
 
 
 def partitions(url: str) -> dict[str, str]:
@@ -228,9 +186,8 @@ def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
     """Write a file whole or not at all: through a rename, or by a store's own atomic upload."""
     system, path = split(url)
     is_local = isinstance(system, fs.LocalFileSystem)
-    target = (
-        f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}" if is_local else path
-    )
+    folder, _, name = path.rpartition("/")
+    target = f"{folder}/.{name}.{os.getpid()}" if is_local else path
     with system.open_output_stream(target) as stream:
         stream.write(data)
     if is_local:

@@ -1,39 +1,22 @@
 """Rows of JSON and CSV files, with the bytes where each ends."""
 
 import csv
+import itertools
 import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import orjson
-
+from deployments.bulk.reading.files import CHUNK_BYTES, chunks
 from deployments.model.errors import OptionError
 
 DELIMITERS = ",;\t|"
 FIELD_CHARACTERS = 16 * 1024 * 1024  # more between two quotes is a quote that nobody closed
-AS_ZEROS = bytes(ord("0") if chr(x).isdecimal() else 0 for x in range(128)) + bytes(128)
-LONG_NUMBER = b"0" * 19  # digits, which orjson and Arrow read as a float
+MAX_JSON_CHUNKS = 64  # 1 GiB, of a file that is one JSON list
 HALVES = re.compile("[\ud800-\udfff]")
-
-
-class Quoted(csv.excel):
-    """Quotes within quotes are doubled; text behind a quote is taken as it is."""
-
-
-class Escaped(csv.excel):
-    """Quotes within quotes have a backslash, as MySQL writes them."""
-
-    doublequote = False
-    escapechar = "\\"
-
-
-class Bare(csv.excel):
-    """Quotes are characters like others."""
-
-    quoting = csv.QUOTE_NONE
-
+ESCAPED = {"doublequote": False, "escapechar": "\\"}  # quotes within quotes, as MySQL writes them
+BARE = {"quoting": csv.QUOTE_NONE}  # quotes are characters like others
 
 csv.field_size_limit(FIELD_CHARACTERS)
 
@@ -42,67 +25,49 @@ ParsedRow = tuple[Record, str | None]
 Line = tuple[bytes, int]
 """A line with its end, and the byte after it."""
 Lines = Iterator[Line]
+Rows = Iterator[tuple[ParsedRow, int]]
+"""Rows, and the byte after each."""
 
 
-def lines_of(parts: Iterable[bytes], start: int) -> Lines:
-    """Yield the lines of a file; they end with a newline, a return, or both.
-
-    Args:
-        parts: of the file, from a byte on.
-        start: that byte.
-    """
+def line_lists(parts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines of a file, many at once; they end with a newline, a return, or both."""
     tail = b""
     for part in parts:
         found = (tail + part).splitlines(keepends=True)
-        # The last line may go on, or its return be followed by a newline.
-        tail = found.pop()
-        for line in found:
-            start += len(line)
-            yield line, start
-    for line in tail.splitlines(keepends=True):
+        tail = found.pop()  # it may go on, or its return be followed by a newline
+        yield found
+    yield tail.splitlines(keepends=True)
+
+
+def lines_of(parts: Iterable[bytes], start: int = 0) -> Lines:
+    """Yield the lines of a file from the byte `start` on, each with the byte after it."""
+    for line in itertools.chain.from_iterable(line_lists(parts)):
         start += len(line)
         yield line, start
 
 
 def decode(data: bytes) -> str:
     """Return text in UTF-8 or, where it is none, in Windows-1252; no byte is lost."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        pass
-    try:
-        return data.decode("cp1252")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            pass
+    return data.decode("latin-1")
 
 
-def json_rows(lines: Lines) -> Iterator[tuple[ParsedRow, int]]:
-    """Yield each line's object, or why it is none, and the byte after it; skips empty lines."""
-    for line, end in lines:
-        if line.strip():
-            yield as_row(parse_json(line)), end
+def json_rows(lines: Lines) -> Rows:
+    """Yield each line's object, or why it is none; skips empty lines."""
+    return ((as_row(parse_json(line)), end) for line, end in lines if line.strip())
 
 
 def parse_json(data: bytes) -> object:
-    """Return what JSON says, a ValueError where it is none.
-
-    NaN, Infinity and half an emoji are read too, and whole numbers of any length.
-    """
-    fault = ""
-    if not has_long_number(data):
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            fault = str(error)
+    """Return what JSON says, a ValueError where it is none; half a character is U+FFFD."""
     try:
-        return whole_characters(json.loads(decode(data)))
+        found = json.loads(decode(data))
+        return whole_characters(found) if b"\\u" in data else found
     except (ValueError, RecursionError) as error:
-        return ValueError(fault or str(error))
-
-
-def has_long_number(data: bytes) -> bool:
-    """Tell whether there may be a whole number of more than 64 bits; a fast look."""
-    return LONG_NUMBER in data.translate(AS_ZEROS)
+        return ValueError(str(error))
 
 
 def whole_characters(value: object) -> object:
@@ -125,32 +90,45 @@ def as_row(value: object) -> ParsedRow:
     return value, None
 
 
-def csv_header(lines: Lines, url: str) -> tuple[tuple[str, ...], str, int]:
+def json_list(url: str) -> list[ParsedRow]:
+    """Return the rows of a file that is one JSON list.
+
+    Raises:
+        OptionError: it is none, or is larger than a file may be that is read at once.
+    """
+    parts = list(itertools.islice(chunks(url), MAX_JSON_CHUNKS + 1))
+    if len(parts) > MAX_JSON_CHUNKS:
+        size_bytes = MAX_JSON_CHUNKS * CHUNK_BYTES
+        raise OptionError(f"it is a JSON list of over {size_bytes:,} bytes; write JSON lines")
+    values = parse_json(b"".join(parts))
+    if not isinstance(values, list):
+        raise OptionError(f"it is no list of JSON objects: {values}")
+    return [as_row(value) for value in values]
+
+
+def csv_header(lines: Lines) -> tuple[tuple[str, ...], str, int]:
     """Return the names of a CSV file's columns, its delimiter, and the byte after them.
 
     Raises:
         OptionError: there are none, or one occurs twice.
     """
-    buffer: list[str] = []
-    for line, end in lines:
-        buffer.append(decode(line))
-        text = "".join(buffer)
-        if not text.strip() or text.count('"') % 2:
-            buffer = buffer if text.strip() else []
-            continue
-        bare = re.sub(r'"[^"]*"', "", text)
-        delimiter = max(DELIMITERS, key=bare.count)
-        names = tuple(name.strip() for name in next(csv.reader([text], delimiter=delimiter)))
-        if len(set(names)) == len(names) and all(names):
-            return names, delimiter, end
-        break
-    raise OptionError(f"{url!r} needs a first line with the names of its columns, all different")
+    text, end = "", 0
+    for line, end in lines:  # noqa: B007  # the last one is returned
+        text = text.lstrip() + decode(line)
+        if text.strip() and not text.count('"') % 2:
+            break
+    else:
+        text = ""  # a quote that nobody closes
+    delimiter = max(DELIMITERS, key=re.sub(r'"[^"]*"', "", text).count)
+    found = next(csv.reader([text], delimiter=delimiter), [])
+    names = tuple(name.strip() for name in found)
+    if not all(names) or not 0 < len(names) == len(set(names)):
+        raise OptionError("it needs a first line with the names of its columns, all different")
+    return names, delimiter, end
 
 
-def csv_rows(
-    lines: Lines, names: tuple[str, ...], delimiter: str
-) -> Iterator[tuple[ParsedRow, int]]:
-    """Yield each row's fields, an empty one as null, and the byte after it; skips empty lines.
+def csv_rows(lines: Lines, names: tuple[str, ...], delimiter: str) -> Rows:
+    """Yield each row's fields, an empty one as null; skips empty lines.
 
     A line whose quotes do not fit is a row with an error, or read as well as it can be; the next
     line is a row again.
@@ -161,14 +139,16 @@ def csv_rows(
         return ahead.popleft() if ahead else next(lines, None)
 
     while (first := next_line()) is not None:
-        taken = [first]
         if not first[0].strip():
             continue
+        taken = [first]
         fields = _fields(taken, next_line, delimiter)
         if fields is None or (len(fields) != len(names) and len(taken) > 1):
             ahead.extendleft(reversed(taken[1:]))  # they are rows of their own
             taken, fields = [first], _plain_fields(decode(first[0]), delimiter, len(names))
-        yield _as_row(fields, names), taken[-1][1]
+        row = {name: value or None for name, value in zip(names, fields, strict=False)}
+        fault = f"the row has {len(fields)} fields, the first line {len(names)}"
+        yield (row, None) if len(fields) == len(names) else ({}, fault), taken[-1][1]
 
 
 def _fields(
@@ -190,18 +170,10 @@ def _fields(
 
 def _plain_fields(line: str, delimiter: str, wanted: int) -> list[str]:
     """Return the fields of one line whose quotes do not fit, by the first dialect that can."""
-    line = line.rstrip("\r\n")
-    dialects: list[type[csv.excel]] = [Escaped] if '\\"' in line else []
-    dialects += [Bare] if line.count('"') % 2 else [Quoted, Bare]
+    dialects: list[Any] = [ESCAPED] if '\\"' in line else []
     found: list[str] = []
-    for dialect in dialects:
-        found = next(csv.reader([line], dialect, delimiter=delimiter), [])
+    for dialect in [*dialects, *([] if line.count('"') % 2 else [{}]), BARE]:
+        found = next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter, **dialect), [])
         if len(found) == wanted:
             break
     return found
-
-
-def _as_row(fields: list[str], names: tuple[str, ...]) -> ParsedRow:
-    if len(fields) != len(names):
-        return {}, f"the row has {len(fields)} fields, the first line {len(names)}"
-    return {name: value or None for name, value in zip(names, fields, strict=True)}, None

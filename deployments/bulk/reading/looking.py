@@ -1,56 +1,49 @@
 """Looks at a file: where its rows lie, and what columns they have."""
 
+import bisect
+import csv
 import io
 import itertools
-import re
+import math
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.json
-import pyarrow.orc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from deployments.bulk.reading import lines, tars
-from deployments.bulk.reading.files import (
-    UTF8_MARK,
-    chunks,
-    open_input,
-    open_unpacked,
-    partitions,
-)
-from deployments.bulk.reading.types import TEXT, Fields, guess_type, merged, plain
+from deployments.bulk.reading.files import chunks, open_input, partitions
+from deployments.bulk.reading.types import TEXT, Fields, guessed, merged, plain
 from deployments.model.errors import OptionError
 
-NEWLINE = ord("\n")
-BLANKS = list(b" \t\n\r\v\f")
-LINE_END = re.compile(rb"[\r\n]")
-MAX_JSON_BYTES = 1024 * 1024 * 1024  # of a file that is one JSON value
-UNREADABLE = (OSError, EOFError, pa.ArrowException, OptionError, tarfile.TarError, ValueError)
+FORMATS = {
+    "parquet": ds.ParquetFileFormat(),
+    "orc": ds.OrcFileFormat(),
+    "feather": ds.IpcFileFormat(),
+}
+COLUMNAR = (*FORMATS, "lance")
+AS_ZEROS = bytes(ord("0") if chr(x).isdecimal() else 0 for x in range(128)) + bytes(128)
+LONG_NUMBER = b"0" * 19  # digits, which Arrow reads as a float
+VERSION = "#version="
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, OptionError, pa.ArrowException),
+    *(tarfile.TarError, csv.Error),
+)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file, or the bytes of it from `start` to before `stop`, where there is one."""
+    """A file, or the bytes of it from `start` to before `stop`."""
 
     url: str
     kind: str
-    start: int
-    stop: int | None
     size_bytes: int
-
-
-@dataclass(frozen=True)
-class Span:
-    """A run of rows: the place of the first, and how many."""
-
-    start: int
-    num_rows: int
+    start: int = 0
+    stop: float = math.inf
 
 
 @dataclass
@@ -58,20 +51,16 @@ class Look:
     """What was found in a part.
 
     Attributes:
-        spans: of at most the rows of a block.
+        spans: runs of at most the rows of a block: the place of the first, and how many.
         types: of its columns.
         fault: why some or all of its rows cannot be had; empty where they can.
         kind: what it is, where its name does not tell.
-        header: names of the columns of a CSV file.
-        delimiter: between its fields.
     """
 
-    spans: list[Span] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
     types: Fields = field(default_factory=dict)
     fault: str = ""
     kind: str = ""
-    header: tuple[str, ...] = ()
-    delimiter: str = ""
 
 
 def look(part: Part, rows: int) -> Look:
@@ -81,180 +70,134 @@ def look(part: Part, rows: int) -> Look:
     except UNREADABLE as error:
         return Look(fault=f"it cannot be read: {error}")
     if found.spans:
-        given = dict.fromkeys(partitions(part.url), TEXT)
-        found.types = {**given, **found.types}
+        found.types = {**dict.fromkeys(partitions(part.url), TEXT), **found.types}
     return found
 
 
-def _counted(total: int, rows: int) -> list[Span]:
-    return [Span(start, min(rows, total - start)) for start in range(0, total, rows)]
+def _spans(starts: Iterable[int], total: int, rows: int) -> list[tuple[int, int]]:
+    return [
+        (start, min(rows, total - i * rows)) for i, start in enumerate(starts) if total > i * rows
+    ]
 
 
-def _parquet(part: Part, rows: int) -> Look:
-    with open_input(part.url) as source:
-        file = pq.ParquetFile(source)
-        return Look(_counted(file.metadata.num_rows, rows), _types(file.schema_arrow))
+def _counted(total: int, rows: int) -> list[tuple[int, int]]:
+    return _spans(range(0, total, rows), total, rows)
 
 
-def _orc(part: Part, rows: int) -> Look:
-    with open_input(part.url) as source:
-        file = pyarrow.orc.ORCFile(source)
-        return Look(_counted(file.nrows, rows), _types(file.schema))
+def open_columns(kind: str, place: str) -> tuple[Any, pa.Schema]:
+    """Open a file that has columns, or the version of a Lance table that `lance_version` named.
+
+    Returns what counts and reads its rows, and the columns.
+    """
+    if kind == "lance":
+        url, _, version = place.partition(VERSION)
+        table = lance_table(url, int(version))
+        return table, table.schema
+    file = FORMATS[kind].make_fragment(open_input(place))
+    return file, file.physical_schema
 
 
-def _feather(part: Part, rows: int) -> Look:
-    with open_input(part.url) as source, pa.ipc.open_file(source) as file:
-        total = sum(file.get_batch(i).num_rows for i in range(file.num_record_batches))
-        return Look(_counted(total, rows), _types(file.schema))
+def lance_table(url: str, version: int | None = None) -> ds.Dataset:
+    """Open a Lance table.
+
+    Raises:
+        OptionError: its library is not installed, or there is none.
+    """
+    try:
+        import lance
+
+        return lance.dataset(url, version)
+    except ImportError:
+        raise OptionError("Lance needs pylance; pip install 'jina-clip-serve[sinks]'") from None
+    except (ValueError, OSError) as error:
+        raise OptionError(f"{url!r} is no Lance table that can be read: {error}") from error
 
 
-def _types(schema: pa.Schema) -> Fields:
-    return {column.name: plain(column.type) for column in schema}
+def lance_version(url: str) -> str:
+    """Return the place of a Lance table's version of now: later ones are another input."""
+    return f"{url}{VERSION}{lance_table(url).version}"
+
+
+def _columns(part: Part, rows: int) -> Look:
+    file, schema = open_columns(part.kind, part.url)
+    types = {column.name: plain(column.type) for column in schema}
+    return Look(_counted(file.count_rows(), rows), types)
 
 
 def _tar(part: Part, rows: int) -> Look:
     with tars.open_tar(part.url) as file:
         samples, fault = tars.samples_of(file)
-    found = {extension for sample in samples for extension in sample.members}
-    types = dict.fromkeys((tars.KEY, tars.TEXT, tars.JSON, *sorted(found)), TEXT)
-    if images := [x for x in found if x.rpartition(".")[2] in tars.IMAGE_ENDS]:
+    found = sorted({extension for members in samples.values() for extension in members})
+    types = dict.fromkeys((tars.KEY, tars.TEXT, tars.JSON, *found), TEXT)
+    if images := list(filter(tars.is_image, found)):
         types |= dict.fromkeys((tars.IMAGE, *images), pa.large_binary())
     return Look(_counted(len(samples), rows), types, fault)
 
 
 def _json(part: Part, rows: int) -> Look:
     """A list of objects, or else lines of JSON, as Spark writes them."""
-    with open_unpacked(part.url) as file:
-        if not file.read(64).removeprefix(UTF8_MARK).lstrip().startswith(b"["):
-            found = _jsonl(part, rows)
-            found.kind = "jsonl"
-            if found.spans and not found.types:
-                raise OptionError("it is one JSON value; lists of objects and JSON lines are read")
-            return found
-    values = read_json(part.url)
-    records = [row for row, error in map(lines.as_row, values) if not error]
-    return Look(_counted(len(values), rows), _guess(records))
-
-
-def read_json(url: str) -> list[Any]:
-    """Return the values of a file that is one JSON list.
-
-    Raises:
-        OptionError: it is none, or is larger than a file may be that is read at once.
-    """
-    with open_unpacked(url) as file:
-        data = file.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise OptionError(
-            f"it is one JSON list of over {MAX_JSON_BYTES:,} bytes; write JSON lines instead"
-        )
-    values = lines.parse_json(data.removeprefix(UTF8_MARK))
-    if not isinstance(values, list):
-        raise OptionError(f"it is no list of JSON objects: {values}")
-    return values
+    if next(chunks(part.url), b"").lstrip().startswith(b"["):
+        found = lines.json_list(part.url)
+        return Look(_counted(len(found), rows), guessed([row for row, error in found if not error]))
+    look = _jsonl(part, rows)
+    if look.spans and not look.types:
+        raise OptionError("it is one JSON value; lists of objects and JSON lines are read")
+    look.kind = "jsonl"
+    return look
 
 
 def _jsonl(part: Part, rows: int) -> Look:
-    begins: list[int] = []  # of every block
-    types: list[Fields] = []
-    total = 0
-    for data, place in _whole_lines(part):
-        starts = _line_starts(data)
-        types.append(_json_types(data, len(starts)))
-        begins += (place + starts[-total % rows :: rows]).tolist()
-        total += len(starts)
-    spans = [Span(begin, min(rows, total - i * rows)) for i, begin in enumerate(begins)]
-    return Look(spans, merged(types))
-
-
-def _whole_lines(part: Part) -> Iterator[tuple[bytes, int]]:
-    """Yield the lines that begin within a part, many at once, and the place of their first byte."""
+    """Take the lines that begin in the part and are not empty."""
     place = max(0, part.start - 1)
-    tail, is_within = b"", not part.start  # a line that begins before is another part's
-    for chunk in chunks(part.url, place):
-        data = tail + chunk
-        if not is_within:
-            first = LINE_END.search(data)
-            if first is None:
-                place, tail = place + len(data), b""
-                continue
-            data, place, is_within = data[first.end() :], place + first.end(), True
-        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if part.stop is not None and place + len(data) >= part.stop:
-            last = LINE_END.search(data, max(0, part.stop - 1 - place))
-            if last is not None or place >= part.stop:
-                yield data[: last.end() if last and place < part.stop else 0], place
-                return
-        tail, data = data[end:], data[:end]
-        yield data, place
-        place += len(data)
-    yield tail, place
+    starts, types, total = [], [], 0
+    for found in lines.line_lists(chunks(part.url, place)):
+        begins = list(itertools.accumulate(map(len, found), initial=place))
+        place = begins.pop()
+        own = slice(*(bisect.bisect_left(begins, x) for x in (part.start, part.stop)))
+        is_text = [not blank for blank in map(bytes.isspace, found[own])]
+        starts += list(itertools.compress(begins[own], is_text))[-total % rows :: rows]
+        types.append(_json_types(list(itertools.compress(found[own], is_text))))
+        total += sum(is_text)
+        if place >= part.stop:
+            break
+    return Look(_spans(starts, total, rows), merged(types))
 
 
-def _line_starts(data: bytes) -> NDArray[np.int64]:
-    """Return where the lines begin that are not empty."""
-    if b"\r" in data:
-        ends = np.cumsum([len(line) for line in data.splitlines(keepends=True)], dtype=np.int64)
-    else:
-        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE) + 1
-        if data and not data.endswith(b"\n"):
-            ends = np.append(ends, len(data))
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
-    first = np.frombuffer(data, np.uint8)[starts]
-    is_text = np.ones(len(starts), bool)
-    for i in np.flatnonzero(np.isin(first, BLANKS)):
-        is_text[i] = bool(data[starts[i] : ends[i]].strip())
-    return starts[is_text]
-
-
-def _json_types(data: bytes, num_lines: int) -> Fields:
+def _json_types(batch: list[bytes]) -> Fields:
     """Return the types of lines: by Arrow's reader, or one by one where it cannot read them."""
-    options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
-    table = pa.table({})
-    with suppress(pa.ArrowException):
-        if num_lines and not lines.has_long_number(data):
+    data = b"".join(batch)
+    if batch and LONG_NUMBER not in data.translate(AS_ZEROS):
+        with suppress(pa.ArrowException):
+            options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
             table = pyarrow.json.read_json(io.BytesIO(data), read_options=options)
-    if table.num_rows != num_lines:  # it reads objects over several lines too
-        found = lines.json_rows(lines.lines_of([data], 0))
-        return _guess([record for (record, error), _ in found if not error])
-    return {column.name: plain(_without_times(column.type)) for column in table.schema}
+            if table.num_rows == len(batch):  # it reads objects over several lines too
+                return {x.name: plain(_without_times(x.type)) for x in table.schema}
+    return guessed(
+        [row for row, error in map(lines.as_row, map(lines.parse_json, batch)) if not error]
+    )
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
     """Return a type with text where Arrow's reader takes text for times: it stays as it was."""
-    if pa.types.is_temporal(kind):
-        return TEXT
     if pa.types.is_list(kind):
         return pa.list_(_without_times(kind.value_type))
     if pa.types.is_struct(kind):
         return pa.struct([(x.name, _without_times(x.type)) for x in kind])
-    return kind
-
-
-def _guess(records: Sequence[Mapping[str, Any]]) -> Fields:
-    names = dict.fromkeys(itertools.chain.from_iterable(records))
-    return {name: guess_type([record.get(name) for record in records]) for name in names}
+    return TEXT if pa.types.is_temporal(kind) else kind
 
 
 def _csv(part: Part, rows: int) -> Look:
-    found = lines.lines_of(chunks(part.url, 0), 0)
-    names, delimiter, start = lines.csv_header(found, part.url)
-    ends: Iterable[int] = (end for _, end in lines.csv_rows(found, names, delimiter))
-    spans, count, begin = [], 0, start
-    for end in ends:
-        count += 1
-        if count == rows:
-            spans.append(Span(begin, count))
-            begin, count = end, 0
-    if count:
-        spans.append(Span(begin, count))
-    return Look(spans, dict.fromkeys(names, TEXT), header=names, delimiter=delimiter)
+    found = lines.lines_of(chunks(part.url))
+    names, delimiter, start = lines.csv_header(found)
+    starts, total = [start], 0
+    for total, (_, end) in enumerate(lines.csv_rows(found, names, delimiter), 1):
+        if not total % rows:
+            starts.append(end)
+    return Look(_spans(starts, total, rows), dict.fromkeys(names, TEXT))
 
 
 LOOKS: dict[str, Callable[[Part, int], Look]] = {
-    "parquet": _parquet,
-    "orc": _orc,
-    "feather": _feather,
+    **dict.fromkeys(COLUMNAR, _columns),
     "tar": _tar,
     "json": _json,
     "jsonl": _jsonl,

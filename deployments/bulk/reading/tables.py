@@ -1,32 +1,29 @@
 """The first stage: reads the rows of a block into the columns that the job needs."""
 
+import bisect
 import itertools
 import os
 import time
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.orc
+import pyarrow.parquet as pq
 
 from deployments.bulk.columns import ERROR, INTERNAL, OUTPUT_NAMES, add_seconds
 from deployments.bulk.reading import lines, tars
-from deployments.bulk.reading.batches import BATCHES, Batches, column_of
 from deployments.bulk.reading.blocks import Plan, RowBlock
-from deployments.bulk.reading.files import chunks, partitions, shown
-from deployments.bulk.reading.looking import UNREADABLE, read_json
-from deployments.bulk.reading.types import TEXT, Fields, as_text, nested, plain, value_of
+from deployments.bulk.reading.files import chunks, open_input, partitions, shown
+from deployments.bulk.reading.looking import COLUMNAR, UNREADABLE, open_columns
+from deployments.bulk.reading.types import TEXT, Fields, column_of, plain, to_column, value_of
 from deployments.model.errors import OptionError
 
 ROW = "row"
 PATH = "path"
 BLOCK = f"{INTERNAL}block"
-
-Kept = tuple[str, int, Iterator[Any]]  # Any: rows or batches
-"""What a reader has open: the file, the place of the next row, and what follows."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +52,24 @@ class Layout:
             OptionError: a column that the input does not have, or a name that the output needs.
         """
         types = dict(plan.types)
+        own = {"images": PATH, "tar": tars.KEY}.get(" ".join(plan.kinds))  # kept by default
         if plan.kinds == {"images"}:
             types[PATH] = TEXT
         if text is None and image is None:
             text = "text" if "text" in types else None
-            image = PATH if plan.kinds == {"images"} else "image" if "image" in types else None
-        default = ((PATH,) if plan.kinds == {"images"} else ()) or (
-            (tars.KEY,) if plan.kinds == {"tar"} else ()
-        )
-        kept = tuple(dict.fromkeys(kept or default))
+            image = PATH if own == PATH else "image" if "image" in types else None
+        kept = tuple(dict.fromkeys(kept or filter(None, [own])))
         used = [name for name in (text, image, *kept) if name is not None]
-        found = {name: kind for name in used if (kind := nested(types, name)) is not None}
-        missing = [name for name in used if name not in found]
-        if missing or (text is None and image is None):
+        table = pa.schema(list(types.items())).empty_table()
+        columns = {name: column_of(table, name) for name in used}
+        missing = [name for name, column in columns.items() if column is None]
+        if missing or not (text or image):
             wanted = f"lacks {', '.join(missing)}" if missing else "has no column text or image"
             raise OptionError(f"the input {wanted}; its columns are {', '.join(types)}")
         for name in kept:
             if name in OUTPUT_NAMES or name.startswith(INTERNAL):
                 raise OptionError(f"a kept column may not be named {name}")
+        found = {name: plain(x.type) for name, x in columns.items() if x is not None}
         if image is not None:
             require_image(image, found[image])
         return cls(text, image, kept, found)
@@ -93,16 +90,12 @@ def require_image(name: str, kind: pa.DataType) -> None:
 
 
 class BlockReader:
-    """Reads blocks, given in a column of Python objects, one after the other.
-
-    What follows a block stays open, so that blocks in order read each file once.
-    """
+    """Reads blocks, one after the other; what follows a block stays open for the next."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._kept: Kept = ("", 0, iter(()))
-        self._tar: tuple[str, BinaryIO, list[tars.Sample]] | None = None
-        self._json: tuple[str, list[Any]] = ("", [])
+        self._next = ("", -1)  # the file, and the row of the input
+        self._rest: Iterator[Any] = iter(())  # Any: rows, or tables
 
     def read(self, block: RowBlock) -> pa.Table:
         """Return the block's rows with `row`, `error` and the columns of the layout.
@@ -115,8 +108,9 @@ class BlockReader:
             table = self._read(block)
             if table.num_rows != block.num_rows:
                 raise OptionError(f"{table.num_rows} rows in place of {block.num_rows}")
+            self._next = (block.paths[0], block.first_row + block.num_rows)
         except UNREADABLE as error:
-            self._kept = ("", 0, iter(()))
+            self._next = ("", -1)
             reason = f"{shown(block.paths[0])} cannot be read: {error}"
             table = rows_to_table([({}, reason)] * block.num_rows, self._layout.types)
         numbers = range(block.first_row, block.first_row + block.num_rows)
@@ -126,83 +120,75 @@ class BlockReader:
         return add_seconds(table.append_column(BLOCK, places), "read", start_s)
 
     def _read(self, block: RowBlock) -> pa.Table:
-        path, types = block.paths[0], self._layout.types
+        types, path = self._layout.types, block.paths[0]
         if block.kind == "images":
             return rows_to_table([({PATH: address(x)}, None) for x in block.paths], types)
-        if block.kind in BATCHES:
-            return self._columns(block, BATCHES[block.kind])
-        rows: list[lines.ParsedRow]
-        if block.kind == "tar":
-            rows = self._samples(block)
-        elif block.kind == "json":
-            if self._json[0] != path:
-                self._json = (path, read_json(path))
-            values = self._json[1][block.start : block.start + block.num_rows]
-            rows = [lines.as_row(value) for value in values]
-        else:
-            rows = self._lines(block)
-        if given := partitions(path):
-            rows = [({**given, **record}, error) for record, error in rows]
-        return rows_to_table(rows, types)
-
-    def _samples(self, block: RowBlock) -> list[lines.ParsedRow]:
-        path = block.paths[0]
-        if self._tar is None or self._tar[0] != path:
-            if self._tar is not None:
-                self._tar[1].close()
-            file = tars.open_tar(path)
-            weakref.finalize(self, file.close)
-            self._tar = (path, file, tars.samples_of(file)[0])
-        _, file, samples = self._tar
-        wanted = samples[block.start : block.start + block.num_rows]
-        return [tars.read(file, sample, self._layout.types) for sample in wanted]
-
-    def _lines(self, block: RowBlock) -> list[lines.ParsedRow]:
-        path = block.paths[0]
-        if self._kept[:2] != (path, block.start):
-            found = lines.lines_of(chunks(path, block.start), block.start)
-            rows = (
-                lines.csv_rows(found, block.header, block.delimiter)
-                if block.kind == "csv"
-                else lines.json_rows(found)
-            )
-            self._kept = (path, block.start, rows)
-        taken = list(itertools.islice(self._kept[2], block.num_rows))
-        self._kept = (path, _next_start(taken), self._kept[2])
-        return [row for row, _ in taken]
-
-    def _columns(self, block: RowBlock, batches: "Batches") -> pa.Table:
-        """Return rows of a file that has columns; what the layout wants of each is cast."""
-        path, types, stop = block.paths[0], self._layout.types, block.start + block.num_rows
-        if self._kept[:2] != (path, block.start):
-            first, found = batches(path, block.start, set(types))
-            self._kept = (path, first, found)
-            self._take(block.start - first)
-        table = self._take(stop - block.start)
         given = partitions(path)
-        errors: dict[int, str] = {}
-        columns = {
-            name: cast(name, column_of(table, name, given), kind, errors)
-            for name, kind in types.items()
-        }
-        columns[ERROR] = pa.array([errors.get(i) for i in range(table.num_rows)], pa.string())
-        return pa.table(columns)
+        if self._next != (path, block.first_row):
+            self._rest = open_rows(block, types)
+        if block.kind in COLUMNAR:
+            return columns_to_table(next(self._rest, pa.table({})), given, types)
+        rows = itertools.islice(self._rest, block.num_rows)
+        return rows_to_table([({**given, **record}, error) for record, error in rows], types)
 
-    def _take(self, count: int) -> pa.Table:
-        """Remove and return the next rows; raises OSError where there are fewer."""
-        path, position, batches = self._kept
-        parts: list[pa.RecordBatch] = []
-        left = count
-        while left > 0:
-            batch = next(batches, None)
-            if batch is None:
-                raise OSError(f"fewer than {position + count} rows")
-            parts.append(batch.slice(0, left))
-            if batch.num_rows > left:
-                batches = itertools.chain([batch.slice(left)], batches)
-            left -= parts[-1].num_rows
-        self._kept = (path, position + count, batches)
-        return pa.Table.from_batches(parts) if parts else pa.table({})
+
+def open_rows(block: RowBlock, names: Collection[str]) -> Iterator[Any]:
+    """Yield what is in a file from a block on: tables of as many rows as it has, or rows."""
+    path, start = block.paths[0], block.start
+    if block.kind in COLUMNAR:
+        return cut(columns_of(block, names), block.num_rows)
+    if block.kind == "tar":
+        return tar_rows(path, start, names)
+    if block.kind == "json":
+        return iter(lines.json_list(path)[start:])
+    found = lines.lines_of(chunks(path, start), start)
+    if block.kind == "jsonl":
+        return (row for row, _ in lines.json_rows(found))
+    header, delimiter, _ = lines.csv_header(lines.lines_of(chunks(path)))
+    return (row for row, _ in lines.csv_rows(found, header, delimiter))
+
+
+def tar_rows(path: str, start: int, names: Collection[str]) -> Iterator[lines.ParsedRow]:
+    """Yield the samples of a tar from one on."""
+    with tars.open_tar(path) as file:
+        samples, _ = tars.samples_of(file)
+        for key, members in itertools.islice(samples.items(), start, None):
+            yield tars.read(file, key, members, names)
+
+
+def columns_of(block: RowBlock, names: Collection[str]) -> Iterator[pa.Table]:
+    """Yield the columns of a file from a block on, those that names are of or are fields of."""
+    path, skipped, rows = block.paths[0], block.start, block.num_rows
+    file, schema = open_columns(block.kind, path)
+    wanted = {name if name in schema.names else name.partition(".")[0] for name in names}
+    columns = [name for name in schema.names if name in wanted] or schema.names[:1]  # to count
+    if block.kind == "lance":
+        batches, skipped = file.to_batches(columns, offset=skipped, batch_size=rows), 0
+    elif block.kind == "parquet":  # row groups are skipped, and not held as a whole
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        first = bisect.bisect_right(list(itertools.accumulate(sizes)), skipped)
+        skipped -= sum(sizes[:first])
+        reader = pq.ParquetFile(open_input(path), metadata=file.metadata)
+        batches = reader.iter_batches(rows, list(range(first, len(sizes))), columns)
+    else:
+        batches = file.to_batches(columns=columns, batch_readahead=1)
+    for batch in batches:
+        if skipped < batch.num_rows:
+            yield pa.Table.from_batches([batch.slice(skipped)])
+        skipped = max(0, skipped - batch.num_rows)
+
+
+def cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield tables of so many rows, and a last one of those that are left."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(x.num_rows for x in held) >= rows:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, rows)
+            held = [whole.slice(rows)]
+    if held:
+        yield pa.concat_tables(held)
 
 
 def address(path: str) -> str:
@@ -210,50 +196,30 @@ def address(path: str) -> str:
     return path if path == shown(path) else f"file://{quote(os.fsencode(path))}"
 
 
-def _next_start(taken: Sequence[tuple[lines.ParsedRow, int]]) -> int:
-    return taken[-1][1] if taken else -1
-
-
-def cast(
-    name: str, column: pa.ChunkedArray, kind: pa.DataType, errors: dict[int, str]
-) -> pa.Array | pa.ChunkedArray:
-    """Return a column as another type; a value that does not fit is null, and an error."""
-    if plain(column.type) == kind and not pa.types.is_nested(kind):
-        return column.cast(kind)
-    if kind == TEXT and not pa.types.is_null(column.type):
-        return pa.array([as_text(value) for value in column.to_pylist()], TEXT)
-    try:
-        return column.cast(kind)
-    except pa.ArrowException:
-        return to_column(name, column.to_pylist(), kind, errors)
-
-
-def rows_to_table(rows: Sequence[tuple[Mapping[str, Any], str | None]], types: Fields) -> pa.Table:
-    """Return parsed rows as columns; a value that its column cannot hold becomes an error."""
-    errors = {index: error for index, (_, error) in enumerate(rows) if error}
-    columns = {}
+def columns_to_table(table: pa.Table, given: Mapping[str, str], types: Fields) -> pa.Table:
+    """Return columns of a file as those of the layout; a value that does not fit is an error."""
+    errors: dict[int, str] = {}
+    columns: dict[str, pa.Array | pa.ChunkedArray | None] = {}
     for name, kind in types.items():
-        values = [value_of(record, name) for record, _ in rows]
-        columns[name] = to_column(name, values, kind, errors)
-    columns[ERROR] = pa.array([errors.get(i) for i in range(len(rows))], pa.string())
+        column = column_of(table, name)
+        if column is None:
+            column = pa.chunked_array([pa.array([given.get(name)] * table.num_rows, TEXT)])
+        columns[name] = None
+        if kind != TEXT or plain(column.type) == TEXT:  # others become text as JSON has them
+            with suppress(pa.ArrowException):
+                columns[name] = column.cast(kind)
+        if columns[name] is None:
+            columns[name] = to_column(name, column.to_pylist(), kind, errors)
+    columns[ERROR] = pa.array([errors.get(i) for i in range(table.num_rows)], pa.string())
     return pa.table(columns)
 
 
-def to_column(name: str, values: list[Any], kind: pa.DataType, errors: dict[int, str]) -> pa.Array:
-    """Return values as a column, null where one does not fit; adds the reason to `errors`."""
-    for index, value in enumerate(values):
-        if isinstance(value, tars.Several):
-            values[index], errors[index] = None, f"{name}: {value}"
-    if kind == TEXT:
-        values = [as_text(value) for value in values]
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-        pass
-    for index, value in enumerate(values):
-        try:
-            pa.array([value], kind)
-        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-            values[index] = None
-            errors[index] = f"{name}: the value is not {kind}: {error}"
-    return pa.array(values, kind)
+def rows_to_table(rows: Sequence[lines.ParsedRow], types: Fields) -> pa.Table:
+    """Return parsed rows as columns; a value that its column cannot hold becomes an error."""
+    errors = {index: error for index, (_, error) in enumerate(rows) if error}
+    columns = {
+        name: to_column(name, [value_of(record, name) for record, _ in rows], kind, errors)
+        for name, kind in types.items()
+    }
+    columns[ERROR] = pa.array([errors.get(i) for i in range(len(rows))], pa.string())
+    return pa.table(columns)

@@ -9,129 +9,106 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from deployments.bulk.prepare import IMAGE_SUFFIXES
-from deployments.bulk.reading.files import CHUNK_BYTES, File, open_input, open_unpacked
-from deployments.bulk.reading.lines import Record, decode
+from deployments.bulk.reading.files import CHUNK_BYTES, open_input, open_unpacked, suffixes
+from deployments.bulk.reading.lines import ParsedRow, Record, decode
 
 KEY, TEXT, IMAGE, JSON = "key", "text", "image", "json"
-TEXT_ENDS = ("txt", "text", "caption")
 IMAGE_ENDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-KINDS = {TEXT: TEXT_ENDS, IMAGE: IMAGE_ENDS, JSON: ("json",)}
+KINDS = {TEXT: ("txt", "text", "caption"), IMAGE: IMAGE_ENDS, JSON: ("json",)}
 
-
-@dataclass(frozen=True)
-class Sample:
-    """The members of one key: place and size of each by its extension, or why there is none."""
-
-    key: str
-    members: dict[str, tuple[int, int] | str]
+Place = tuple[int, int] | str
+"""Where a member begins and its size, or why it cannot be read."""
+Samples = dict[str, dict[str, Place]]
+"""The members of each key by their extensions."""
 
 
 def open_tar(url: str) -> BinaryIO:
     """Open a tar for reading at any place; a packed one is unpacked into a file without a name."""
-    if not File(url, 0).is_packed:
+    if not suffixes(url)[1]:
         return open_input(url)
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     with open_unpacked(url) as source:
         shutil.copyfileobj(source, copy, CHUNK_BYTES)
+    copy.seek(0)
     return copy
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Return the key of a member and its extension."""
-    path = PurePosixPath(name)
-    base, _, extension = path.name.partition(".")
-    return str(path.with_name(base)) if base else name, extension.lower()
-
-
-def samples_of(file: BinaryIO) -> tuple[list[Sample], str]:
+def samples_of(file: BinaryIO) -> tuple[Samples, str]:
     """Return the samples of a tar in the order of their first members, and what is wrong with it.
 
     Hidden members, as macOS makes them, are none. Links are the members that they name.
     """
-    samples: dict[str, Sample] = {}
+    samples: Samples = {}
     places: dict[str, tuple[int, int]] = {}
     fault = ""
-    file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps them all otherwise
                 name = posixpath.normpath(member.name)
+                target = member.linkname
                 if member.isfile():
                     places[name] = member.offset_data, member.size
-                if not (member.isfile() or member.islnk() or member.issym()) or _hidden(name):
+                    target = name
+                elif member.issym():
+                    target = posixpath.join(posixpath.dirname(name), target)
+                elif not member.islnk():
                     continue
-                key, extension = split_name(name)
-                place: tuple[int, int] | str = places.get(name, "")
-                if member.islnk() or member.issym():
-                    folder = "" if member.islnk() else posixpath.dirname(name)
-                    place = posixpath.normpath(posixpath.join(folder, member.linkname))
-                samples.setdefault(key, Sample(key, {})).members[extension] = place
+                path = PurePosixPath(name)
+                if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+                    continue
+                base, _, extension = path.name.partition(".")
+                members = samples.setdefault(str(path.with_name(base)), {})
+                members[extension.lower()] = posixpath.normpath(target)
     except (tarfile.TarError, OSError, EOFError) as error:
         fault = str(error) or type(error).__name__
     size = file.seek(0, os.SEEK_END)
-    for sample in samples.values():
-        for extension, place in sample.members.items():
-            found = place
-            if isinstance(place, str):
-                found = places.get(place, f"it links to {place!r}, which the tar lacks")
-            if not isinstance(found, str) and sum(found) > size:
+    for members in samples.values():
+        for extension, meant in members.items():
+            place = places.get(str(meant)) or f"it links to {meant!r}, which the tar lacks"
+            if not isinstance(place, str) and sum(place) > size:
+                place = "the tar is cut off within it"
                 fault = fault or "it is cut off"
-                found = "the tar is cut off within it"
-            sample.members[extension] = found
-    return list(samples.values()), fault or ("" if samples or not size else "it has no members")
+            members[extension] = place
+    return samples, fault or ("" if samples or not size else "it has no members")
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
-def read(file: BinaryIO, sample: Sample, wanted: Collection[str]) -> tuple[Record, str | None]:
+def read(file: BinaryIO, key: str, members: dict[str, Place], wanted: Collection[str]) -> ParsedRow:
     """Return those columns of a sample that are wanted; others are not read.
 
     A column is a member by its extension, or the only text, image or JSON under that name.
     """
-    record: Record = {KEY: sample.key}
+    record: Record = {KEY: key}
     faults = []
     for name in wanted:
-        found = [name] if name in sample.members else _members(sample, name)
+        found = (
+            [name] if name in members else [x for x in members if _end(x) in KINDS.get(name, ())]
+        )
         if len(found) > 1:
-            record[name] = Several(name, found)
-        for extension in found if len(found) == 1 else ():
-            place = sample.members[extension]
+            faults.append(
+                f"{name}: the sample has {len(found)} of them ({', '.join(found)}); name one by "
+                f"--{name}, or rename: a key ends at the first dot of the file's name"
+            )
+            continue
+        for extension in found:
+            place = members[extension]
             if isinstance(place, str):
                 faults.append(f"{extension}: {place}")
                 continue
             file.seek(place[0])
             value = file.read(place[1])
-            record[name] = value if _end(extension) in IMAGE_ENDS else decode(value)
+            record[name] = value if is_image(extension) else decode(value)
     return record, "; ".join(faults) or None
 
 
-def _members(sample: Sample, name: str) -> list[str]:
-    """Return the extensions of a sample's texts, images or JSON."""
-    return [extension for extension in sample.members if _end(extension) in KINDS.get(name, ())]
+def is_image(extension: str) -> bool:
+    """Tell whether members of an extension are images."""
+    return _end(extension) in IMAGE_ENDS
 
 
 def _end(extension: str) -> str:
     return extension.rpartition(".")[2]
-
-
-@dataclass(frozen=True)
-class Several:
-    """Members of a sample that could all be meant."""
-
-    name: str
-    extensions: list[str]
-
-    def __str__(self) -> str:
-        found = ", ".join(self.extensions)
-        return (
-            f"the sample has {len(self.extensions)} of them ({found}); name one by --{self.name}, "
-            "or rename: a key ends at the first dot of the file's name"
-        )

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-import orjson
 import pyarrow as pa
 
 from deployments.model.errors import OptionError
 
 Fields = Mapping[str, pa.DataType]
 TEXT = pa.large_string()
+UNFIT = (pa.ArrowException, UnicodeEncodeError, OverflowError)  # raised for a value of another type
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -21,12 +21,15 @@ def plain(kind: pa.DataType) -> pa.DataType:
     return pa.large_binary() if pa.types.is_binary(kind) else kind
 
 
-def guess_type(values: Sequence[object]) -> pa.DataType:
-    """Return an Arrow type that holds all values, or text where none does."""
-    try:
-        return plain(pa.array(values).type)
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-        return TEXT
+def guessed(records: Sequence[Mapping[str, object]]) -> Fields:
+    """Return the columns of parsed rows, of text where no other type holds all values."""
+    types = {}
+    for name in dict.fromkeys(name for record in records for name in record):
+        try:
+            types[name] = plain(pa.array([record.get(name) for record in records]).type)
+        except UNFIT:
+            types[name] = TEXT
+    return types
 
 
 def merged(parts: Iterable[Fields]) -> dict[str, pa.DataType]:
@@ -49,41 +52,56 @@ def _both(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
         raise OptionError(
             f"the column {name} has text in one file and bytes in another; embed them one by one"
         )
-    schemas = [pa.schema([pa.field("x", kind)]) for kind in (one, other)]
     try:
-        found = pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+        schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
+        return plain(pa.unify_schemas(schemas, promote_options="permissive").types[0])
     except pa.ArrowException:
         return TEXT
-    return plain(found)
 
 
-def nested(types: Fields, name: str) -> pa.DataType | None:
-    """Return the type of a column, or of a field of one as `meta.id`; None where there is none."""
-    if name in types:
-        return types[name]
-    column, dot, rest = name.partition(".")
-    kind = types.get(column)
-    if not dot or kind is None or not pa.types.is_struct(kind):
-        return None
-    return nested({field.name: plain(field.type) for field in kind}, rest)
+def column_of(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+    """Return a column, or a field of one as `meta.id`; None where there is none."""
+    for _ in name.split("."):
+        if name in table.column_names:
+            return table[name]
+        table = table.flatten()
+    return None
 
 
 def value_of(record: Mapping[str, object], name: str) -> object:
     """Return the value of a column, or of a field of one, null where there is none."""
-    if name in record or "." not in name:
+    column, dot, rest = name.partition(".")
+    if name in record or not dot:
         return record.get(name)
-    column, _, rest = name.partition(".")
     value = record.get(column)
     return value_of(value, rest) if isinstance(value, dict) else None
 
 
+def to_column(
+    name: str, values: list[object], kind: pa.DataType, errors: dict[int, str]
+) -> pa.Array:
+    """Return values as a column, null where one does not fit; adds the reason to `errors`."""
+    if kind == TEXT:
+        values = [as_text(value) for value in values]
+    try:
+        return pa.array(values, kind)
+    except UNFIT:
+        pass
+    for index, value in enumerate(values):
+        try:
+            pa.array([value], kind)
+        except UNFIT as error:
+            values[index] = None
+            errors[index] = f"{name}: the value is not {kind}: {error}"
+    return pa.array(values, kind)
+
+
 def as_text(value: object) -> str | None:
-    """Return a value of a column of text: what is no string as JSON."""
+    """Return a value of a column of text; lists, objects and truth are JSON."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    try:
-        return orjson.dumps(value, default=str).decode()
-    except TypeError:  # a whole number of more than 64 bits
-        return json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, (list, dict, bool)):
+        return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+    return str(value)

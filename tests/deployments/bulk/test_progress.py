@@ -1,6 +1,6 @@
 from deployments.bulk.progress import JobProgress, duration
 
-FIGURES = {"rows": 100, "tokens": 1000, "images": 10, "errors": 1} | dict.fromkeys(
+FIGURES = {"rows": 100, "taken": 5, "tokens": 1000, "images": 10, "errors": 1} | dict.fromkeys(
     ("read_s", "prepare_s", "text_s", "vision_s", "write_s"), 0.5
 )
 
@@ -30,6 +30,7 @@ def test_the_summary_adds_up_this_run_and_the_whole() -> None:
     now[0] = 4.0
     summary = progress.summary("out", blocks=3, resumed_blocks=1, lost={"a": "broken"})
     assert (summary.rows, summary.total_rows, summary.total_errors) == (200, 300, 4)
+    assert summary.taken_rows == 10
     assert (summary.rows_per_s, summary.tokens_per_s, summary.images_per_s) == (50, 500, 5)
     assert summary.lost == {"a": "broken"}
     assert summary.stage_s == dict.fromkeys(("read", "prepare", "text", "vision", "write"), 1.0)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from deployments.bulk import reembed
 from deployments.bulk.columns import vector_columns
 from deployments.bulk.identity import Identity
 from deployments.bulk.output import OutputFolder
@@ -21,7 +22,9 @@ def unit_rows(seed: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def output(path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: list[str]) -> str:
+def output(
+    path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: list[str | None]
+) -> str:
     """Write an output of two blocks."""
     folder = OutputFolder(str(path))
     folder.begin(identity, resume=False)
@@ -38,7 +41,7 @@ def output(path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: lis
     return folder.url
 
 
-IDS = [f"k{i}" for i in range(ROWS)]
+IDS: list[str | None] = [f"k{i}" for i in range(ROWS)]
 
 
 def test_the_report_says_what_numpy_says(tmp_path: Path) -> None:
@@ -112,13 +115,40 @@ def test_the_manifest_names_both_outputs(tmp_path: Path) -> None:
     assert compare(old, new).new_rows == ROWS
 
 
-def test_vectors_that_are_there_are_not_computed_again(tmp_path: Path) -> None:
-    """And a folder that is no output is named, and a database."""
-    old, new = output(tmp_path / "old", OLD, dict(enumerate(unit_rows(0))), IDS), str(tmp_path)
-    check(old, new, replace(OLD, fingerprint="def"))
-    with pytest.raises(OptionError, match="nothing to compute"):
-        check(old, new, replace(OLD, input="456"))
+def test_what_cannot_be_compared_is_refused_before_the_job_runs(tmp_path: Path) -> None:
+    """A database, a folder that is no output, one folder for both, rows that nothing names."""
+    job = replace(OLD, columns='{"kept": ["id"]}')
+    old, new = output(tmp_path / "old", job, dict(enumerate(unit_rows(0))), IDS), str(tmp_path)
+    check(old, new, replace(job, fingerprint="def"), None)
+    check(old, new, replace(job, input="456"), "id")
+    for key in (None, "url"):
+        with pytest.raises(OptionError, match=f"by --id, not {key}"):
+            check(old, new, replace(job, input="456"), key)
+    with pytest.raises(OptionError, match="name another as OUTPUT"):
+        check(old, f"{tmp_path}/./old/", job, "id")
     with pytest.raises(OptionError, match="name a folder"):
-        check(old, "postgresql:///db?table=t", replace(OLD, fingerprint="def"))
+        check(old, "postgresql:///db?table=t", job, "id")
     with pytest.raises(OptionError, match="is no output of a bulk job"):
         identity_of(str(tmp_path))
+
+
+def test_rows_that_share_an_id_are_missing_one_by_one(tmp_path: Path) -> None:
+    """Of three rows with one id and two without, the new output has one each."""
+    rows = dict(enumerate(unit_rows(0)))
+    old = output(tmp_path / "old", OLD, rows, ["a", "a", "a", None, None, *IDS[5:]])
+    new = output(tmp_path / "new", OLD, rows, ["a", None, "x", "y", "z", *IDS[5:]])
+    assert compare(old, new, "id").missing_rows == 3
+
+
+def test_a_sample_has_no_more_rows_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they are spread over all of the output."""
+    monkeypatch.setattr(reembed, "SAMPLE_ROWS", 25)
+    before, after = unit_rows(0), unit_rows(1)
+    old = output(tmp_path / "old", OLD, dict(enumerate(before)), IDS)
+    new = output(tmp_path / "new", OLD, dict(enumerate(after)), IDS)
+    change = compare(old, new).changes["text_embedding"]
+    places = np.linspace(0, ROWS - 1, 25).astype(int)
+    cosine = (before[places] * after[places]).sum(axis=1).mean()
+    assert (change.rows, change.cosine) == (25, pytest.approx(cosine, abs=1e-5))

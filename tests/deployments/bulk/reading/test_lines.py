@@ -85,6 +85,19 @@ def test_a_csv_file_without_names_is_lost_by_name(tmp_path, content):
     assert "names of its columns" in plan.lost[str(tmp_path / "a.csv")]
 
 
+def test_a_field_that_is_too_long_loses_its_file_by_name(tmp_path):
+    """The other file is read."""
+    before = csv.field_size_limit(100)
+    (tmp_path / "a.csv").write_text(f"text\n{'x' * 200}\n")
+    (tmp_path / "b.csv").write_text("text\nred\n")
+    try:
+        plan = cut_input(str(tmp_path), 10)
+    finally:
+        csv.field_size_limit(before)
+    assert plan.num_rows == 1
+    assert "field larger than field limit" in plan.lost[str(tmp_path / "a.csv")]
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 9, 1000])
 def test_jsonl_is_cut_between_lines(tmp_path, monkeypatch, chunk_bytes):
     """Each line that is not empty is one row, a last one without newline too."""

@@ -1,5 +1,6 @@
 """Columns of Parquet and its like, types over files, and what is refused or lost."""
 
+import datetime
 import gzip
 import json
 import lzma
@@ -7,6 +8,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import lance
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
@@ -39,6 +41,23 @@ def test_rows_come_in_order_from_several_files(tmp_path, block_rows, kind):
     table = read_all(tmp_path, block_rows, kept=("id",))
     assert table["id"].to_pylist() == table["row"].to_pylist() == list(range(20))
     assert table["text"].to_pylist() == [str(x) for x in range(20)]
+
+
+@pytest.mark.parametrize("block_rows", [1, 4, 100])
+def test_a_lance_table_is_read_as_it_was_when_the_job_was_cut(tmp_path, block_rows):
+    """Without the rows that were deleted before, and without those that came later."""
+    url = str(tmp_path / "in.lance")
+    for start in (0, 7):
+        table = pa.table({"id": range(start, start + 7), "m": [{"text": f"t{start}"}] * 7})
+        lance.write_dataset(table, url, mode="append" if start else "create")
+    lance.dataset(url).delete("id in (2, 9)")
+    plan = cut_input(url, block_rows)
+    lance.write_dataset(table, url, mode="append")
+    found = read_plan(plan, text="m.text", kept=("id",))
+    assert found["id"].to_pylist() == [x for x in range(14) if x not in (2, 9)]
+    assert found["m.text"].to_pylist() == ["t0"] * 6 + ["t7"] * 6
+    assert found["row"].to_pylist() == list(range(12))
+    assert cut_input(url, block_rows).fingerprint != plan.fingerprint
 
 
 # Files by the rows of each, and what every value of `x` is then.
@@ -159,6 +178,25 @@ def test_a_file_that_breaks_later_gives_each_of_its_rows_an_error(tmp_path, inpu
     assert table.num_rows == 500
     assert table["error"].null_count == 0
     assert "cannot be read" in table["error"][0].as_py()
+
+
+def test_packed_files_of_several_members_are_read_to_their_end(tmp_path):
+    """As `cat a.gz b.gz` makes them, and with the zeros that a tape adds; half a file is lost."""
+    one, other = (gzip.compress(b'{"text": "%s"}\n' % x) for x in (b"a", b"b"))
+    (tmp_path / "a.jsonl.gz").write_bytes(one + other + bytes(512))
+    (tmp_path / "b.jsonl.gz").write_bytes(other[:-10])
+    plan = cut_input(str(tmp_path), 10)
+    assert read_plan(plan)["text"].to_pylist() == ["a", "b"]
+    assert list(plan.lost) == [str(tmp_path / "b.jsonl.gz")]
+
+
+def test_times_and_numbers_become_text_without_quotes(tmp_path):
+    """Where another file has text in their column."""
+    values = {"x": [datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.UTC)], "y": [1.5]}
+    pq.write_table(pa.table({"text": ["a"], **values}), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"text": "b", "x": "soon", "y": "much"}\n')
+    found = rows_of(tmp_path, "x", "y")
+    assert found == [("2020-01-02 03:00:00+00:00", "1.5", None), ("soon", "much", None)]
 
 
 NAMES = ["photos [2021]", "a b", "50%20off", "c#d", "line\nend", os.fsdecode(b"latin-\xe9")]
