@@ -194,9 +194,10 @@ def test_what_is_allowed_is_not_reported(tmp_path: Path, file: str, source: str)
     assert faults(tmp_path) == []
 
 
-def loaded_after(modules: list[str], suspects: set[str]) -> set[str]:
-    """Import modules in a fresh interpreter; return which suspects that brought in."""
-    code = f"import sys, {', '.join(modules)}; print(*sorted({suspects!r} & set(sys.modules)))"
+def loaded_after(modules: list[str], suspects: set[str], then: str = "pass") -> set[str]:
+    """Import modules in a fresh interpreter, do more; return which suspects that brought in."""
+    code = f"import sys, {', '.join(modules)}; {then}"
+    code += f"; print(*sorted({suspects!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -209,3 +210,11 @@ def test_modules_of_the_router_load_without_torch_or_ray() -> None:
     light += ["deployments.errors", "deployments.messages", "deployments.config"]
     assert loaded_after(light, {"torch", "ray"}) == set()
     assert loaded_after(["deployments.model.towers.attention"], {"torch", "ray"}) == {"torch"}
+
+
+def test_a_tower_on_a_cpu_starts_without_the_compiler() -> None:
+    """Importing it takes more than a second, in each tower's process."""
+    load = "m = deployments.model.ClipModel.load('demo', device='cpu', towers=('text',))"
+    compiler = {"torch._dynamo"}
+    assert loaded_after(["deployments.model"], compiler, f"{load}; m.encode_text(['a'])") == set()
+    assert loaded_after(["torch"], compiler, "torch.compile(abs)") == compiler
