@@ -103,9 +103,7 @@ class StandIn:
         except Exception as error:  # noqa: BLE001 - as the ingress does
             return await on_error(request, error)
         scale = math.exp(self.model.logit_scale) if asked.logit_scale else 1.0
-        return json_response(
-            answer_of(classified(answer, labels, scale, partial=False), self.served)
-        )
+        return json_response(answer_of(classified(answer, labels, scale), self.served))
 
     async def embeddings(self, request: Request) -> Response:
         clock = Clock()
