@@ -21,6 +21,6 @@ def test_replicas_land_on_nodes_of_their_own_type_which_come_and_go_with_the_loa
     one_each = {"Router": ["router"], "TextTower": ["text"], "VisionTower": ["vision"]}
     one_node_each = {"head": 1, "router": 1, "text": 1, "vision": 1}
     assert (found["at_start"], found["nodes"]) == (one_each, one_node_each)
-    assert found["outcomes"] == {"200": 24}
+    assert found["outcomes"] == {"200": 8}
     assert found["under_load"] == one_each | {"TextTower": ["text", "text"]}
     assert (found["at_end"], found["nodes_at_end"]) == (one_each, one_node_each)
