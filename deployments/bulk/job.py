@@ -197,6 +197,11 @@ def settings() -> Iterator[None]:
         yield
 
 
+def default_rows(options: EmbedOptions) -> int:
+    """Return the rows of a block where nobody says."""
+    return BLOCK_ROWS_OF_TEXTS_ON_GPU if options.has_texts_on_gpu else BLOCK_ROWS
+
+
 def prepare(
     source: str,
     output: str,
@@ -222,7 +227,8 @@ def prepare(
         CheckpointError: there is no such model.
     """
     kept = (*([] if key is None else [key]), *kept)
-    plan = cut_input(source, block_rows or BLOCK_ROWS, ignored)
+    rows = block_rows or default_rows(options)
+    plan = cut_input(source, rows, ignored)
     layout = Layout.choose(plan, options.text, options.image, kept)
     images = options.images
     if source.startswith(S3):
@@ -230,8 +236,8 @@ def prepare(
         images = images.model_copy(update={"s3_buckets": (*images.s3_buckets, bucket)})
     update = {"text": layout.text, "image": layout.image, "folder": folder_of(source)}
     settled = options.model_copy(update=update | {"images": images})
-    if block_rows is None and settled.has_texts_on_gpu:
-        plan = cut_input(source, BLOCK_ROWS_OF_TEXTS_ON_GPU, ignored)
+    if block_rows is None and default_rows(settled) != rows:  # it has images that nobody named
+        plan = cut_input(source, default_rows(settled), ignored)
     settled.width(settled.architecture())
     open_output(output, layout, settled, key)  # refuses what cannot be, before anything runs
     return BulkJob(plan, layout, settled, output, max_errors, blocks_ahead, key, replaced)

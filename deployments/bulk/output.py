@@ -148,8 +148,9 @@ class BlockWriter:
         figures = figures_of(table)
         figures["taken"] = 0
         if self.old is not None:
-            figures["taken"] = int((self.old.find(table[DIGEST]) >= 0).sum())
-            table = self.old.fill(table)
+            places = self.old.find(table[DIGEST])
+            figures["taken"] = int((places >= 0).sum())
+            table = self.old.fill(table, places)
         shown = [name for name in VECTOR_COLUMNS if name in table.column_names]
         names = [*([] if ROW in self.kept else [ROW]), *self.kept, *shown, ERROR]
         names += [DIGEST] if DIGEST in table.column_names else []

@@ -103,9 +103,8 @@ class OldRows:
         at = np.searchsorted(self.digests[:, 0], wanted[:, 0]).clip(max=len(self.places) - 1)
         return np.where((self.digests[at] == wanted).all(axis=1), self.places[at], -1)
 
-    def fill(self, table: pa.Table) -> pa.Table:
-        """Copy the vectors of the rows that the old output has."""
-        places = self.find(table[DIGEST])
+    def fill(self, table: pa.Table, places: Places) -> pa.Table:
+        """Copy the vectors of the rows that the old output has, at the places that `find` gave."""
         files = np.searchsorted(self.starts, places, side="right") - 1
         files[places < 0] = -1
         names = [name for name in VECTOR_COLUMNS if name in table.column_names]

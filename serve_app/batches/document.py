@@ -12,6 +12,18 @@ Schema = dict[str, Any]
 JSON = "application/json"
 TAG = "Batches"
 
+UPLOAD: Schema = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "contentMediaType": "application/jsonl"},
+        "purpose": {"const": "batch"},
+        "expires_after[anchor]": {"const": "created_at"},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600},
+    },
+}
+"""The form of `POST /v1/files`."""
+
 
 def paths(ref: str, faults: Callable[..., Schema]) -> dict[str, Schema]:
     """Return the operations.
@@ -36,16 +48,6 @@ def paths(ref: str, faults: Callable[..., Schema]) -> dict[str, Schema]:
         about = {"tags": [TAG], "operationId": name, "summary": summary}
         return about | {"responses": responses | faults(400, 401, 404, 500, *statuses)} | more
 
-    form = {
-        "type": "object",
-        "required": ["file", "purpose"],
-        "properties": {
-            "file": {"type": "string", "contentMediaType": "application/jsonl"},
-            "purpose": {"const": "batch"},
-            "expires_after[anchor]": {"const": "created_at"},
-            "expires_after[seconds]": {"type": "integer", "minimum": 3600},
-        },
-    }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     page = [
         {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1}},
@@ -53,7 +55,7 @@ def paths(ref: str, faults: Callable[..., Schema]) -> dict[str, Schema]:
     ]
     file, batch = {JSON: schema("File")}, {JSON: schema("Batch")}
     one: Schema = {"parameters": [name]}
-    upload: Schema = {"requestBody": {"content": {"multipart/form-data": {"schema": form}}}}
+    upload: Schema = {"requestBody": {"content": {"multipart/form-data": {"schema": UPLOAD}}}}
     new: Schema = {"requestBody": {"content": {JSON: schema("NewBatch")}}}
     lines = {"application/jsonl": {"schema": {"type": "string"}}}
     deleted = {JSON: {"schema": {"type": "object"}}}

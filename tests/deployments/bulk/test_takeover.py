@@ -142,7 +142,8 @@ def test_copied_vectors_have_their_scales(tmp_path: Path, old: OutputFolder) -> 
     texts = [TEXTS[3], "new", TEXTS[4], TEXTS[1]]
     images = [IMAGES[3], None, IMAGES[4], None]
     now = embedded(texts, images, tmp_path, seed=1)
-    filled = OldRows.of(old.block_urls(), JOB).fill(now)
+    rows = OldRows.of(old.block_urls(), JOB)
+    filled = rows.fill(now, rows.find(now[DIGEST]))
     for name in ("text_embedding", "text_scale"):
         before, computed = was[name].to_pylist(), now[name].to_pylist()
         expected = [before[3], computed[1], before[4], before[1]]
