@@ -2,16 +2,19 @@
 
 Steps: the same items once, known rows from the cache, admission of what is left, chunks of bounded
 cost, a few of them under way at once, rows into their places, budget given back chunk by chunk.
+While another checkpoint is rolled out, rows of the one or of the other are computed once more.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from deployments.config import RouterConfig
+from deployments.errors import TowerUnavailableError
 from deployments.messages import ImageChunk, Lane, Terms, TextChunk, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Row
@@ -22,6 +25,10 @@ from deployments.routing.tolerance import Tolerance
 from deployments.routing.tower_client import Chunk, TowerClient
 
 T = TypeVar("T", TokenIds, bytes)
+
+# How often part of an answer is computed again, while replicas of two checkpoints answer; and after
+# how many times in vain the other part is. With as many of each, half of the chunks fit every time.
+MAX_AGAIN, IN_VAIN = 12, 3
 
 
 class TowerRequest(ABC, Generic[T]):
@@ -43,7 +50,6 @@ class TowerRequest(ABC, Generic[T]):
         indices: of the items in the request.
         rows: float32 [items, width], un-normalised; the row of a failed item is zero.
         failures: by index in the request.
-        fingerprints: of the towers that made the rows; one, unless the tower is being replaced.
         replicas: that computed rows, as `text:ID`.
         queue_ms, device_ms: the longest of a chunk.
     """
@@ -63,7 +69,6 @@ class TowerRequest(ABC, Generic[T]):
         self.indices = list(items)
         self.rows = np.zeros((len(items), width), np.float32)
         self.failures: dict[int, EmbeddingError] = {}
-        self.fingerprints: set[str] = set()
         self.replicas: set[str] = set()
         self.queue_ms = self.device_ms = 0.0
         self._items: list[T] = list(items.values())
@@ -75,6 +80,7 @@ class TowerRequest(ABC, Generic[T]):
         self._places: dict[Key, list[int]] = {}  # rows of each different item
         self._known: dict[Key, Row] = {}
         self._known_by = ""  # the fingerprint of the known rows
+        self._made: list[tuple[Sequence[Key], str]] = []  # what was answered, by which fingerprint
 
     async def admit(self) -> None:
         """Hold the budget for what has to be computed: items once, without the rows that are known.
@@ -92,21 +98,56 @@ class TowerRequest(ABC, Generic[T]):
         metrics.reuse(self.client.name, "cache", len(self._known))
         self._hold.resize(self._cost_of(self._missing()))
 
+    @property
+    def fingerprints(self) -> set[str]:
+        """Of the tower that made the rows: one, once `run` has returned."""
+        return {made_by for _, made_by in self._made}
+
     async def run(self) -> None:
-        """Get the rows.
+        """Get the rows, all of one checkpoint.
 
         Raises:
             EmbeddingError: the first failure; the chunks still under way are cancelled.
+            TowerUnavailableError: replicas of two checkpoints went on answering by turns.
         """
         await self._compute(self._missing())
         known = list(self._known)
         if known and self.fingerprints | {self.client.cache.fingerprint} != {self._known_by}:
             # The tower was replaced after these rows were kept: its successor computes them too.
-            self._hold.resize(self._hold.units + self._cost_of(known))
-            await self._compute(known)
+            await self._compute_again(known)
         elif known:
             rows = np.stack(list(self._known.values()))
             self._put(known, TowerRows(rows, fingerprint=self._known_by))
+        if len(self.fingerprints) > 1:
+            await self._agree()
+
+    async def _agree(self) -> None:
+        """Compute the smaller part again until all rows are of one checkpoint.
+
+        Once no replica with that of the larger part answers any more, the larger part is.
+        """
+        counts: Counter[str] = Counter()
+        for keys, made_by in self._made:
+            counts[made_by] += len(keys)
+        kept, in_vain = counts.most_common(1)[0][0], 0
+        others = self._of_others(kept)
+        for _ in range(MAX_AGAIN):
+            self._made = [part for part in self._made if part[1] == kept]
+            await self._compute_again(others)
+            left = self._of_others(kept)
+            if not left:
+                return
+            in_vain = 0 if len(left) < len(others) else in_vain + 1
+            if in_vain == IN_VAIN:
+                kept, in_vain = self._made[-1][1], 0
+            others = self._of_others(kept)
+        raise TowerUnavailableError(
+            f"the {self.client.name} tower is being replaced; retry shortly"
+        )
+
+    def _of_others(self, kept: str) -> list[Key]:
+        """Return the items whose rows are of another fingerprint than this one."""
+        return [key for keys, made_by in self._made if made_by != kept for key in keys]
 
     @abstractmethod
     def _cost(self, item: T) -> int:
@@ -142,6 +183,13 @@ class TowerRequest(ABC, Generic[T]):
         num_senders = min(len(parts), self._limits.max_chunks_in_flight)
         await together([send() for _ in range(num_senders)])
 
+    async def _compute_again(self, keys: Sequence[Key]) -> None:
+        """Replace what is known of items; the budget is asked for their cost once more."""
+        places = {self.indices[place] for key in keys for place in self._places[key]}
+        self.failures = {i: error for i, error in self.failures.items() if i not in places}
+        self._hold.resize(self._hold.units + self._cost_of(keys))
+        await self._compute(keys)
+
     async def _send(self, keys: Sequence[Key]) -> None:
         """Send one chunk and take its answer in."""
         items = self._of(keys)
@@ -170,7 +218,7 @@ class TowerRequest(ABC, Generic[T]):
         self.failures |= failures
         flat = [place for of_row in places for place in of_row]
         self.rows[flat] = np.repeat(answer.rows, [len(of_row) for of_row in places], axis=0)
-        self.fingerprints.add(answer.fingerprint)
+        self._made.append((keys, answer.fingerprint))
         self.replicas |= {answer.replica} - {""}
         self.queue_ms = max(self.queue_ms, answer.queue_ms)
         self.device_ms = max(self.device_ms, answer.device_ms)

@@ -246,6 +246,37 @@ async def test_rows_known_when_another_request_hears_a_new_tower_are_computed_ag
     assert tower.computed[5] == 2
 
 
+@pytest.mark.parametrize(
+    ("made_by", "fingerprint", "chunks"),
+    [
+        ("old new old old", "old", 4),  # the smaller part is computed once more
+        ("new new old new", "new", 4),
+        ("old old new new old", "old", 5),  # as often as it needs
+        ("old old new new new new", "new", 8),  # unless no such replica answers any more
+    ],
+)
+async def test_rows_are_of_one_checkpoint_while_another_is_rolled_out(
+    make_tower, made_by, fingerprint, chunks
+):
+    """Three chunks go to replicas of either, then all to the new ones; failures stay in place."""
+    tower = make_tower(cache_bytes=CACHE_BYTES)
+    tower.fingerprint, tower.fingerprints = "new", made_by.split()
+    request = await run(TextRequest, tower, texts_of([*range(1, 10), BROKEN]), partial=True)
+    part = {"old": 0.25, "new": 0.5}[fingerprint]
+    assert request.rows[:, 0].tolist() == [*(part + x for x in range(1, 10)), 0]
+    assert request.fingerprints == {fingerprint}
+    assert len(tower.chunks) == chunks
+    assert list(request.failures) == [18]
+
+
+async def test_no_answer_is_given_where_replicas_of_two_checkpoints_go_on_answering(make_tower):
+    """Each time the part that is computed again comes from the checkpoint that it came from."""
+    tower = make_tower()
+    tower.fingerprints = ["old", "new", *2 * (3 * ["new"] + 3 * ["old"])]
+    with pytest.raises(TowerUnavailableError, match="replaced"):
+        await run(TextRequest, tower, texts_of(range(1, 6)))
+
+
 async def test_an_answer_says_who_made_it_and_what_took_longest(make_tower):
     """Kept rows name the tower that made them, but no replica and no time."""
     tower = make_tower(cache_bytes=CACHE_BYTES)
