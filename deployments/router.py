@@ -178,6 +178,8 @@ class Router:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
             answered_by = parts.made_by(self._fingerprints)
             refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
+            if num_labels:
+                parts.check_comparable()
             rows, failures = parts.merge(len(parsed), self.architecture.width)
             answer = Embeddings(
                 finish(rows, options.dimensions, options.normalized),

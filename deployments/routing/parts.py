@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deployments.errors import TowerUnavailableError
 from deployments.messages import Timings
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
 from deployments.model.tokenizer import TokenIds
+from deployments.model.weights.fingerprint import weights_of
 from deployments.routing.fingerprints import Fingerprints
 from deployments.routing.preparation import Prepared
 from deployments.routing.tower_request import ImageRequest, TextRequest
@@ -48,6 +50,19 @@ class Parts:
             for request in self.requests
             for told in sorted(request.fingerprints)
         ]
+
+    def check_comparable(self) -> None:
+        """Refuse rows of two checkpoints: a similarity between them means nothing.
+
+        Raises:
+            TowerUnavailableError: a checkpoint is rolled out, and one tower alone has it yet.
+        """
+        told = {x for request in self.requests for x in request.fingerprints}
+        if len(set(map(weights_of, told))) > 1:
+            raise TowerUnavailableError(
+                "other weights are rolled out, which one tower has and the other has not yet; "
+                "retry shortly"
+            )
 
     def timings(self) -> Timings:
         """Return where the time went."""

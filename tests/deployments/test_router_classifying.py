@@ -43,6 +43,21 @@ async def test_what_can_be_refused_is_refused_before_any_work(
     assert served.text.chunks == served.vision.chunks == []
 
 
+async def test_no_score_is_given_of_an_image_and_a_label_of_two_checkpoints(images):
+    """While other weights are rolled out one tower has them before the other.
+
+    A text and its labels are of one tower; an answer of embeddings says which rows are whose.
+    """
+    served = Served()
+    served.vision.fingerprint = "two"
+    with pytest.raises(TowerUnavailableError, match="other weights"):
+        await served.router.classify(["a", images[0]], LABELS)
+    assert (await served.router.classify(["a"], LABELS)).scores.shape == (1, 2)
+    assert len((await served.router.embed(["a", images[0]])).fingerprint.split()) == 2
+    served.text.fingerprint = "two"
+    assert (await served.router.classify(["b", images[0]], ["c", "d"])).scores.shape == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("option", "values"),
     [

@@ -19,14 +19,14 @@ def preprocessing_digest(folder: Path, files: Iterable[str]) -> str:
 
 
 def tower_digest(weights: Path, choices: Mapping[str, str]) -> str:
-    """Return a digest of the weights and of how they run: precision, image decoding.
+    """Return digests of the weights and, behind it, of how they run: precision, image decoding.
 
-    Of the weights it reads the header (names, shapes and types of all tensors) and evenly spaced
-    samples, about 4 MiB: milliseconds instead of seconds, and weights that were trained further
-    differ in every sample.
+    The first is the same for both towers of a checkpoint. Of the weights it reads the header
+    (names, shapes and types of all tensors) and evenly spaced samples, about 4 MiB: milliseconds
+    instead of seconds, and weights that were trained further differ in every sample.
     """
     size = weights.stat().st_size
-    digest = hashlib.sha256(f"{size} {sorted(choices.items())}".encode())
+    digest = hashlib.sha256(f"{size}".encode())
     step = max(SAMPLE_BYTES, size // NUM_SAMPLES)
     with weights.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")  # as safetensors files begin
@@ -34,7 +34,12 @@ def tower_digest(weights: Path, choices: Mapping[str, str]) -> str:
         for start in range(0, size, step):
             file.seek(start)
             digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()[:DIGITS] + combine(f"{sorted(choices.items())}")
+
+
+def weights_of(digest: str) -> str:
+    """Return the part of a `tower_digest` that is of the weights alone."""
+    return digest[:DIGITS]
 
 
 def combine(*digests: str) -> str:

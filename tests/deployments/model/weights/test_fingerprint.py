@@ -11,6 +11,7 @@ from deployments.model.weights.fingerprint import (
     combine,
     preprocessing_digest,
     tower_digest,
+    weights_of,
 )
 
 CHOICES = {"dtype": "float32", "text_attention": "sdpa"}
@@ -32,6 +33,7 @@ def test_weights_kernel_and_precision_change_a_towers_digest(weights):
     assert digest == tower_digest(weights, dict(reversed(CHOICES.items())))
     others = [tower_digest(weights, CHOICES | {"dtype": "bfloat16"})]
     others.append(tower_digest(weights, CHOICES | {"text_attention": "flash2"}))
+    assert {weights_of(other) for other in others} == {weights_of(digest)}
     data = bytearray(weights.read_bytes())
     data[12] ^= 1  # a letter of the header
     weights.write_bytes(data)
@@ -42,13 +44,14 @@ def test_weights_kernel_and_precision_change_a_towers_digest(weights):
     weights.write_bytes(every_number.tobytes())
     others.append(tower_digest(weights, CHOICES))
     assert len({digest, *others}) == 5
+    assert len({weights_of(other) for other in (digest, *others)}) == 3
 
 
 def test_a_file_shorter_than_its_header_claims_has_a_digest_too(tmp_path):
     """A broken file is left to the loader, which says what is wrong with it."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\xff" * 20)
-    assert len(tower_digest(path, {})) == 16
+    assert len(weights_of(tower_digest(path, {}))) == 16
 
 
 def test_preprocessing_depends_on_every_file(tmp_path):
