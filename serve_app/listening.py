@@ -37,6 +37,8 @@ SETTINGS = {
     "RAY_worker_niceness": "0",
     # An offer of another protocol, as every JDK HttpClient makes, does not lose the body.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.api.upgrades.install",
+    # A thread of Serve's handles may still report after Ray has ended, and would start another.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # what cannot start ends `up`, and says why
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",  # a lost proxy is back in 3 s, not in 28
     # Ray's 5 s, three times, killed proxies that were still starting on a busy machine.

@@ -1,6 +1,8 @@
 """What `up` says of proxy, event loops and transport, and what Ray is told of them."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -42,3 +44,16 @@ def test_what_the_user_has_set_stays():
     os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(16 * 1024 * 1024)
     prepare_environment(STOCK)
     assert "gRPC of up to 16 MiB" in describe_mode(STOCK)
+
+
+def test_a_call_of_ray_where_none_runs_starts_none():
+    """Ray Serve's threads may call it after the service has ended."""
+    program = (
+        "from serve_app.listening import LOOPBACK, Ingress, prepare_environment as prepare\n"
+        "prepare(Ingress('stock', LOOPBACK, 8000))\n"
+        "import ray\n"
+        "ray.wait([], timeout=0)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "Ray has not been started yet" in done.stderr
