@@ -2,10 +2,14 @@
 
     python -m benchmarks.faults --what proxy|haproxy|haproxy-manager|controller|router [--json]
     python -m benchmarks.faults --what node|frozen-node [--json]
+    python -m benchmarks.faults --what router-bodies [--json]
 
 Single texts are sent at a steady rate from another process, without retries; the part is killed
 some seconds later. For the nodes the shipped cluster.yaml's node types become make-believe nodes on
 this machine. Ray's own settings are taken from the environment, as in production.
+
+`router-bodies` kills a Router again and again while it has bodies of many sizes under way, before
+a vision tower that only keeps time, and counts what is lost by size.
 """
 
 import os
@@ -16,13 +20,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import report
+from benchmarks.harness import h100, report
 from benchmarks.harness.callers import asking
 from benchmarks.harness.fake_cluster import deploy, nodes, placements, shipped_cluster
-from benchmarks.harness.outcomes import seen_after
+from benchmarks.harness.mixes import calls
+from benchmarks.harness.outcomes import Outcome, seen_after, tally
 from benchmarks.harness.processes import command, is_alive, of_kind, signal_tree
 from benchmarks.harness.sampler import seconds_until
-from benchmarks.harness.servers import Proxy, service
+from benchmarks.harness.servers import Proxy, paced_towers, service
 from deployments.config import AppConfig
 
 LOAD = "--rate", "20", "--check"
@@ -35,6 +40,12 @@ PROCESSES: dict[str, tuple[str, Proxy]] = {  # what is killed, and behind which 
     "controller": ("controller", "haproxy"),
     "router": ("Router", "haproxy"),
 }
+BODIES = "query", "1 image", "4 images", "8 images", "1 photo", "4 photos"
+BODY_KILLS = 8
+BETWEEN_KILLS_S = 12  # for a new Router to start, and for its share of requests to be under way
+BODY_CALLERS = 24
+CLOSING_S = 0.1  # for which HAProxy may still send to a killed Router
+SLOW_IMAGES_PER_S = 25  # so that every caller has a request under way at a kill
 NODES = {"node": signal.SIGKILL, "frozen-node": signal.SIGSTOP}
 SETTINGS: dict[str, Any] = {
     "text": {"num_cpus": 0.25},
@@ -66,6 +77,44 @@ def lost_process(kind: str, proxy: Proxy) -> dict[str, Any]:
     return {"killed": killed, "process_back_s": back_s} | saw
 
 
+def lost_bodies() -> dict[str, Any]:
+    """Kill Routers that have bodies of many sizes under way; return what was lost by size."""
+    os.environ[h100.IMAGES_PER_S_VARIABLE] = str(SLOW_IMAGES_PER_S)  # before Ray starts
+    config = AppConfig.model_validate(SETTINGS | {"vision": {"num_cpus": 0.25}})
+    seconds, kills_s = (BODY_KILLS + 1) * BETWEEN_KILLS_S, []
+    with (
+        service(config, "haproxy", towers=paced_towers) as url,
+        asking(url, BODIES, seconds, "--callers", str(BODY_CALLERS)) as wait,
+    ):
+        for kill in range(BODY_KILLS):
+            time.sleep(BETWEEN_KILLS_S)
+            routers = of_kind(os.getpid(), "Router")
+            routers[kill % len(routers)].kill()
+            kills_s.append(time.monotonic())
+            report.progress(f"killed one of {len(routers)} Routers")
+        outcomes = wait()
+    sizes = {mix: len(next(calls(mix)).body) for mix in BODIES}
+    return {
+        f"{sizes[mix]:,} bytes ({mix})": under_way([x for x in outcomes if x.mix == mix], kills_s)
+        for mix in BODIES
+    }
+
+
+def under_way(outcomes: Sequence[Outcome], kills_s: Sequence[float]) -> dict[str, Any]:
+    """Count requests, those under way at a kill, and what was lost; a kill ends half at most."""
+    cut = [x for x in outcomes if any(_was_under_way(x, at_s) for at_s in kills_s)]
+    return {
+        "requests": len(outcomes),
+        "under way at a kill": len(cut),
+        "lost": tally([x for x in cut if not x.is_right]),
+        "lost otherwise": tally([x for x in outcomes if not (x.is_right or x in cut)]),
+    }
+
+
+def _was_under_way(outcome: Outcome, kill_s: float) -> bool:
+    return outcome.sent_s <= kill_s + CLOSING_S and kill_s <= outcome.ended_s
+
+
 def lost_node(number: signal.Signals) -> dict[str, Any]:
     """Take one of two text nodes away under load, and return what callers saw."""
     after_s = AFTER_S["node"]
@@ -95,10 +144,12 @@ def running_texts(head: int, lost: Collection[psutil.Process]) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = report.command(__doc__)
-    parser.add_argument("--what", choices=(*PROCESSES, *NODES), required=True)
+    parser.add_argument("--what", choices=(*PROCESSES, *NODES, "router-bodies"), required=True)
     options = parser.parse_args(arguments)
     if options.what in PROCESSES:
         results = lost_process(*PROCESSES[options.what])
+    elif options.what == "router-bodies":
+        results = lost_bodies()
     else:
         results = lost_node(NODES[options.what])
     report.write(options, {"what": options.what} | results, report.show_values)

@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,11 @@ def embed_options(
 
 @contextmanager
 def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
-    """Use the cluster at an address or the Ray that runs already, or start one for the time."""
+    """Use the cluster at an address or the Ray that runs already, or start one for the time.
+
+    What Ray prints meanwhile, of lost workers for instance, goes to stderr: stdout is for the
+    summary.
+    """
     import ray
 
     from deployments.errors import ServiceError
@@ -194,21 +199,25 @@ def ray_running(options: "EmbedOptions", address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address is None:
-        # A local cluster has as many CPUs as the stages ask for: on a small machine they share.
-        cpus = max(needed_cpus(options), os.cpu_count() or 1)
-        ray.init(
-            num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
-    else:
+    with redirect_stdout(sys.stderr):
+        if address is None:
+            # A local cluster has as many CPUs as the stages ask for: on a small machine they share.
+            cpus = max(needed_cpus(options), os.cpu_count() or 1)
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            try:
+                ray.init(address, logging_level=logging.ERROR)
+            except ConnectionError as error:
+                raise ServiceError(f"no Ray cluster answers at {address}: {error}") from error
         try:
-            ray.init(address, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise ServiceError(f"no Ray cluster answers at {address}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+            yield
+        finally:
+            ray.shutdown()
 
 
 def needed_cpus(options: "EmbedOptions") -> int:

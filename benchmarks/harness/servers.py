@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,16 +71,18 @@ def service(
     config: AppConfig,
     proxy: Proxy = "haproxy",
     towers: Callable[[], AbstractContextManager[None]] = nullcontext,
+    keeps_rows: bool = False,
 ) -> Iterator[str]:
-    """Run the service on loopback, without its cache of rows; yields its URL.
+    """Run the service on loopback, by default without its cache of rows; yields its URL.
 
     `towers` puts others in the place of the real ones, once Ray may be imported.
 
     The generator sends the same texts again in the next run: with a cache, only the first run
     would reach the towers.
     """
-    router = config.router.model_copy(update={"cache_bytes": 0})
-    config = config.model_copy(update={"router": router})
+    if not keeps_rows:
+        router = config.router.model_copy(update={"cache_bytes": 0})
+        config = config.model_copy(update={"router": router})
     with ray_folder():
         ingress = new_ingress(proxy)
         with towers(), running(config, ingress) as url:
@@ -114,11 +116,16 @@ def new_ingress(proxy: Proxy) -> Ingress:
 
 @contextmanager
 def ray_folder() -> Iterator[Path]:
-    """Keep Ray's files in a folder of their own until the block ends; its path is short."""
+    """Keep Ray's files in a folder of their own until the block ends; its path is short.
+
+    What Ray prints meanwhile, of killed processes for instance, goes to stderr: stdout is for
+    results.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     os.environ["RAY_TMPDIR"] = str(folder)
     try:
-        yield folder
+        with redirect_stdout(sys.stderr):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""`jina-clip-serve bulk --address`: a cluster that is not there."""
+"""`jina-clip-serve bulk` and Ray: a cluster that is not there, and what Ray prints meanwhile."""
 
 import pytest
 import ray
@@ -22,3 +22,18 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         ray_running(EmbedOptions(text="text"), "ray://nowhere:1"),
     ):
         raise AssertionError("it was used")
+
+
+def test_what_ray_prints_meanwhile_leaves_stdout_to_the_summary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray tells of lost workers on stdout, where `--json` promises one document."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: print("a node was lost"))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with ray_running(EmbedOptions(text="text"), None):
+        print("a worker was lost")
+    print("the summary")
+    said = capsys.readouterr()
+    assert said.out == "the summary\n"
+    assert said.err == "a node was lost\na worker was lost\n"
