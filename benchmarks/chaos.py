@@ -92,8 +92,10 @@ class Chaos:
 
     def _kill(self, kind: str) -> None:
         replicas = of_kind(os.getpid(), kind)
-        victim = self._chance.choice(replicas)
-        victim.kill()
+        if not replicas:  # the last one was killed before another had started
+            self._note(f"there was no {kind} to kill")
+            return
+        self._chance.choice(replicas).kill()
         self._note(f"killed a {kind}, 1 of {len(replicas)}")
 
     def _update(self) -> None:

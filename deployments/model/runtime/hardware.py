@@ -34,6 +34,8 @@ DENSE_SHAPE = (2, 1297, 16, 64)
 PRODUCT_SHAPE = (512, 1024, 4096)
 PRODUCT_ROUNDS = 5
 
+NOT_INT8 = (TYPES, ".mlp.w3.weight")  # what names of matrices end with that keep their dtype
+
 TowerName = Literal["text", "vision"]
 
 
@@ -151,8 +153,8 @@ def weight_bytes(arch: Architecture, tower: TowerName, place: loading.Place) -> 
             del shapes[WORDS]
     total = 0
     for name, shape in shapes.items():
-        is_linear = len(shape) == 2 and name != TYPES
-        size = 1 if place.int8 and is_linear else place.dtype.itemsize
+        is_int8 = place.int8 and len(shape) == 2 and not name.endswith(NOT_INT8)
+        size = 1 if is_int8 else place.dtype.itemsize
         total += math.prod(shape) * size
     return total
 

@@ -57,7 +57,7 @@ def _int8_product(rows: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) ->
 
 
 def _int8_sums(rows: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
-    return rows.new_empty((len(rows), len(scale)), dtype=torch.float32)
+    return rows.new_empty((rows.shape[0], scale.shape[0]), dtype=torch.float32)
 
 
 torch.library.register_fake("jina_clip_serve::int8_product", _int8_sums)
@@ -71,10 +71,25 @@ def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, through oneDNN on a CPU."""
+    """`nn.Linear`, through oneDNN on a CPU.
+
+    Args:
+        in_features, out_features, dtype: as in `nn.Linear`.
+        has_int8: false for a layer that keeps its dtype in a tower of int8.
+    """
 
     _arranged: Tensor | None = None
     _int8: Int8Product | None = None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        dtype: torch.dtype | None = None,
+        has_int8: bool = True,
+    ) -> None:
+        super().__init__(in_features, out_features, dtype=dtype)
+        self.has_int8 = has_int8
 
     def quantise(self) -> None:
         """Keep the weight as int8 only."""
@@ -129,10 +144,10 @@ def arrange(tower: nn.Module, int8: bool = False) -> None:
     """Prepare all linear layers of a tower whose weights are final and which is not compiled."""
     for module in tower.modules():
         if isinstance(module, Linear):
-            if int8:
-                module.quantise()
-            else:
+            if not int8:
                 module.arrange()
+            elif module.has_int8:
+                module.quantise()
 
 
 def int8_fault(device: torch.device) -> str:

@@ -16,17 +16,17 @@ needs_int8 = pytest.mark.skipif(bool(int8_fault(torch.device("cpu"))), reason="n
 
 
 def most_plain_layers(monkeypatch, **options):
-    """Load a model; return how many linear layers held a plain weight at a time, at the most."""
+    """Load a model; return how many linear layers held a plain, exact weight at a time, at the most."""
     layers, counts = [], []
     make, read = Linear.__init__, Checkpoint._read
 
-    def making(layer, *sizes):
-        make(layer, *sizes)
+    def making(layer, *sizes, **options):
+        make(layer, *sizes, **options)
         layers.append(layer)
 
     def counting(checkpoint, name):
-        plain = [x for x in layers if x.weight is not None and x.weight.device.type == "cpu"]
-        counts.append(len(plain))
+        weights = [x.weight for x in layers if x.weight is not None]
+        counts.append(sum(x.device.type == "cpu" and x.dtype == torch.float32 for x in weights))
         return read(checkpoint, name)
 
     monkeypatch.setattr(Linear, "__init__", making)
@@ -51,10 +51,16 @@ def test_a_tower_that_is_compiled_keeps_its_plain_weights(monkeypatch):
 
 
 @needs_int8
-@pytest.mark.parametrize(("tower", "weights"), [("text", 302_000_000), ("vision", 304_000_000)])
-def test_the_estimate_of_int8_is_a_byte_for_a_weight(tower, weights):
-    """At full size, without the word embedding, which stays in the file; 1% for the rest."""
+@pytest.mark.parametrize(
+    ("tower", "weights", "halves"),
+    [("text", 302_000_000, 0), ("vision", 304_000_000, 24 * 2730 * 1024)],
+)
+def test_the_estimate_of_int8_is_a_byte_for_a_weight(tower, weights, halves):
+    """At full size, without the word embedding, which stays in the file; 1% for the rest.
+
+    The last layer of each block of the vision tower keeps two bytes.
+    """
     arch = Architecture(TextArchitecture(), VisionArchitecture(), ())
     sizes = {x: weight_bytes(arch, tower, place("cpu", x)) for x in ("float32", "int8")}
-    assert sizes["int8"] == pytest.approx(weights, rel=0.01)
+    assert sizes["int8"] == pytest.approx(weights + halves, rel=0.01)
     assert sizes["float32"] == pytest.approx(4 * weights, rel=0.01)
