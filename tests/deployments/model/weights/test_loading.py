@@ -16,7 +16,7 @@ needs_int8 = pytest.mark.skipif(bool(int8_fault(torch.device("cpu"))), reason="n
 
 
 def most_plain_layers(monkeypatch, **options):
-    """Load a model; return how many linear layers held a plain, exact weight at a time, at the most."""
+    """Load a model; return how many linear layers held a plain weight at a time, at the most."""
     layers, counts = [], []
     make, read = Linear.__init__, Checkpoint._read
 
