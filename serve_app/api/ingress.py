@@ -80,7 +80,7 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         return [Route(x, answer, methods=methods or ["GET"]) for x in (path, f"{path}/")]
 
     origins = config.cors.allow_origins
-    batches = Batches(config, lambda: router_of().metrics.interactive_s)
+    batches = Batches(config, lambda: router_of().interactive)
     app = Starlette(
         routes=[
             *(playground.routes() if config.router.playground else ()),

@@ -2,85 +2,20 @@
 
 import gzip
 import io
-import json
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from deployments.config import AppConfig
 from deployments.errors import OverloadedError, RequestError, ServiceError
-from deployments.messages import Classification, Embeddings, TextItem, Timings, Usage
-from deployments.model.architecture import Architecture
-from deployments.model.errors import EmbeddingError, ImageError
-from deployments.model.weights.source import DEMO
-from deployments.routing.admission import Budget
-from serve_app.api import arrow, ingress
+from deployments.messages import TextItem
+from serve_app.api import ingress
 from serve_app.api.keys import digest_of
-
-
-class Metrics:
-    """Counts the refusals, and what was under way meanwhile."""
-
-    def __init__(self) -> None:
-        self.refused: list[str] = []
-        self.stages_ms: dict[str, float] = {}
-        self.interactive_s = float("-inf")
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.refused.append(type(error).__name__)
-            raise
-
-    def stages(self, spent_ms: dict[str, float]) -> None:
-        self.stages_ms = spent_ms
-
-
-class StandIn:
-    """A Router that answers each item with a row of ones, or with an error."""
-
-    def __init__(self, config: AppConfig) -> None:
-        self.config = config
-        self.architecture = Architecture.read(DEMO)
-        self.metrics = Metrics()
-        self.bytes = Budget("bytes", config.router.max_queued_bytes, config.router.bulk_share)
-        self.asked: list[tuple[Any, ...]] = []
-        self.error: Exception | None = None
-        self.failures: dict[int, EmbeddingError] = {}
-        self.is_ready = True
-
-    async def embed(self, *asked: Any) -> Embeddings:
-        self.asked.append(asked)
-        if self.error is not None:
-            raise self.error
-        rows = np.ones((len(asked[0]), 8), np.float32)
-        return Embeddings(rows, Usage(3, 0), {}, Timings(towers_ms=2.0), "text:f", ("text:r",))
-
-    async def classify(self, *asked: Any, **options: Any) -> Classification:
-        self.asked.append((*asked, options))
-        labels, count = tuple(asked[1]), len(asked[0])
-        scores = np.full((count, len(labels)), 1 / len(labels), np.float32)
-        rest = Usage(3, 0), self.failures, Timings(), "text:f", ("text:r",)
-        return Classification(labels, (), scores - 1, scores, *rest)
-
-    async def ready(self) -> bool:
-        return self.is_ready
-
-    async def fingerprints(self) -> dict[str, str]:
-        return {"text": "f"}
+from tests.serve_app.api.stand_in import StandIn
 
 
 @pytest.fixture
@@ -130,42 +65,6 @@ def test_the_accept_header_chooses_the_body(client):
         "/invocations", json={"input": "a"}, headers={"accept": "application/x-npy"}
     )
     np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), np.ones((1, 8)))
-
-
-LABELLED = {"input": ["a", "b"], "labels": ["c", "d", "e"]}
-
-
-def test_scores_come_in_the_body_type_that_is_accepted(client):
-    """The matrix as .npy; in Arrow similarities too, with the labels in the schema."""
-    answer = client.post("/v1/classify", json=LABELLED, headers={"accept": "application/x-npy"})
-    assert answer.headers["content-type"] == "application/x-npy"
-    scores = np.load(io.BytesIO(answer.content))
-    np.testing.assert_allclose(scores, np.full((2, 3), 1 / 3), atol=1e-6)
-    answer = client.post("/v1/classify", json=LABELLED, headers={"accept": arrow.MEDIA_TYPE})
-    table = pa.ipc.open_stream(answer.content).read_all()
-    np.testing.assert_array_equal(np.stack(table["score"].to_numpy()), scores)
-    np.testing.assert_allclose(np.stack(table["similarity"].to_numpy()), scores - 1)
-    facts = json.loads(table.schema.metadata[arrow.FACTS])
-    assert (facts["labels"], facts["usage"]["total_tokens"]) == (["c", "d", "e"], 3)
-    answer = client.post("/v1/classify", json=LABELLED, headers={"accept": "text/csv, */*"})
-    assert answer.json()["data"][1]["predictions"][2]["label"] == "e"
-
-
-def test_labels_are_not_asked_for_where_the_scores_cannot_be_written(client, router, monkeypatch):
-    """Arrow without its library, which is optional; an item's failure has no place in .npy."""
-    router.failures = {1: ImageError("not an image")}
-    asked = {"json": LABELLED, "headers": {"accept": "application/x-npy"}}
-    assert client.post("/v1/classify", **asked).status_code == 400
-    answer = client.post("/v1/classify", json=LABELLED, headers={"accept": arrow.MEDIA_TYPE})
-    table = pa.ipc.open_stream(answer.content).read_all()
-    assert table["score"].to_pylist()[1] is None
-    assert table["error"].to_pylist()[1] == "INPUT_IMAGE_INVALID: not an image"
-    router.asked.clear()
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    answer = client.post("/v1/classify", json=LABELLED, headers={"accept": arrow.MEDIA_TYPE})
-    assert answer.status_code == 400
-    assert "jina-clip-serve[arrow]" in answer.json()["detail"]
-    assert router.asked == []
 
 
 @pytest.mark.parametrize(
