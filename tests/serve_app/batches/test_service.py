@@ -1,6 +1,7 @@
 """How many lines of a batch are under way beside other requests."""
 
 import asyncio
+import time
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,40 @@ async def test_a_line_is_asked_between_interactive_requests(folder, begun, monke
         interactive_under_way = False
         await asked.wait()
     assert others == 0 or lane == "bulk"
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+async def test_between_lines_beside_interactive_requests_there_is_a_rest(is_quiet):
+    """Twice the time of the line before; nobody rests where nobody else asks."""
+    interactive = Interactive()
+    if not is_quiet:
+        with interactive.request("interactive"):
+            pass
+    turns, begun_s, ended_s = service.Turns(lambda: interactive), [], []
+    for _ in range(4):
+        async with turns.turn():
+            begun_s.append(time.monotonic())
+            await asyncio.sleep(0.02)
+        ended_s.append(time.monotonic())
+    rests = [
+        (next_s - end_s) / (end_s - begin_s)
+        for begin_s, end_s, next_s in zip(begun_s, ended_s, begun_s[1:], strict=False)
+    ]
+    assert max(rests) < 1 if is_quiet else min(rests) > 0.99 * service.REST
+
+
+async def test_a_long_line_is_not_followed_by_a_long_rest(monkeypatch):
+    """A busy service works a batch off, however long its lines take."""
+    monkeypatch.setattr(service, "MOST_WAIT_S", 0.01)
+    monkeypatch.setattr(service, "REST", 1e6)
+    interactive = Interactive()
+    turns = service.Turns(lambda: interactive)
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            with interactive.request("interactive"):
+                pass
+            async with turns.turn():
+                await asyncio.sleep(0.01)
 
 
 async def test_a_line_waits_for_a_gap_only_so_long(folder, begun, monkeypatch):
