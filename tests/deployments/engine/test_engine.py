@@ -149,6 +149,7 @@ async def test_nothing_of_an_answered_call_stays_in_memory():
     gc.disable()
     try:
         await engine.answer([chunk])
+        engine._device.submit(int).result()  # its thread has let go of the batch
         del chunk
         assert kept() is None
     finally:
