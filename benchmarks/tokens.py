@@ -1,8 +1,9 @@
 """What does it save to put texts together from words that the Router remembers?
 
 The library on whole texts and the product's tokenizer, in turns, on the same batches: natural text
-while its words are new and when they are known, and text that cannot gain. Processor time of all
-threads; the ids are compared.
+while its words are new and when they are known, and text that cannot gain. Prose in eight languages
+is that of the gettext catalogues of this machine, where it has any. Processor time of all threads;
+the ids are compared.
 
     python -m benchmarks.tokens [--json]
 """
@@ -12,7 +13,11 @@ import random
 import string
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
+from gettext import GNUTranslations
+from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import mean, median
 from typing import Any, TypeVar
@@ -26,6 +31,11 @@ from deployments.model.weights.source import DEMO
 from serve_app.gallery import gallery_images
 
 T = TypeVar("T")
+
+LANGUAGES = "de", "es", "fr", "it", "ko", "pl", "ru", "tr"
+CATALOGUES = Path("/usr/share/locale")
+SENTENCE_WORDS = 6  # shorter messages are labels
+MOST_WORDS = 40_000  # of a language
 
 BATCH = 64
 WORDS = 22  # of a text
@@ -54,12 +64,25 @@ def corpora() -> dict[str, list[str]]:
     nonsense = ["".join(chance.choices(letters, k=7)) for _ in range(NUM_RANDOM * WORDS)]
     return {
         "English prose (Python's manual)": cut(" ".join(topics.values()).split()),
+        **{f"prose of catalogues ({x})": cut(prose(x)) for x in LANGUAGES if prose(x)},
         "names in 16 languages": cut(" ".join(names).split()),
         "words of random letters": cut(nonsense),
         "ideographs without spaces": [
             "".join(chance.choices(IDEOGRAPHS, k=20)) for _ in range(NUM_RANDOM)
         ],
     }
+
+
+@cache
+def prose(language: str) -> tuple[str, ...]:
+    """Return the words of translated sentences, in the order of the programs that say them."""
+    words: list[str] = []
+    for path in sorted((CATALOGUES / language / "LC_MESSAGES").glob("*.mo")):
+        with suppress(ValueError, OSError, UnicodeError), path.open("rb") as file:
+            said = GNUTranslations(file)._catalog.values()  # type: ignore[attr-defined]
+            sentences = (str(text).split() for text in said)
+            words += [x for each in sentences if len(each) >= SENTENCE_WORDS for x in each]
+    return tuple(words[:MOST_WORDS])
 
 
 def cut(words: Sequence[str]) -> list[str]:

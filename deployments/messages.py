@@ -90,6 +90,8 @@ class TextChunk:
 
     def texts(self) -> list[TokenIds]:
         """Return the token ids of each text."""
+        if len(self.lengths) == 1:
+            return [self.token_ids]
         # np.split does the same and takes four times as long.
         ends = np.cumsum(self.lengths).tolist()
         return [self.token_ids[start:end] for start, end in pairwise((0, *ends))]

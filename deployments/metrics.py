@@ -137,7 +137,6 @@ class RouterMetrics:
         self._outstanding_images = Gauge(f"{PREFIX}outstanding_images", "admitted, not answered")
         self._outstanding_bytes = Gauge(f"{PREFIX}outstanding_bytes", "of bodies and images held")
         self.under_way = 0
-        self.interactive_s = -math.inf  # when the last interactive request came in
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -152,8 +151,6 @@ class RouterMetrics:
     def request(self, lane: str) -> Iterator[Tally]:
         """Count the request that the block answers, however it ends."""
         tally, start_s, error = Tally(), time.perf_counter(), None
-        if lane == "interactive":
-            self.interactive_s = start_s
         try:
             with self.refusals(), self.busy():
                 yield tally

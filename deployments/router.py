@@ -39,6 +39,7 @@ from deployments.routing.admission import Budget
 from deployments.routing.cache import RowCache
 from deployments.routing.classification import Labels, LabelsInput, classified, with_labels
 from deployments.routing.fingerprints import ANSWER_S, Fingerprints, refuse_others, wanted_by
+from deployments.routing.interactive import Interactive
 from deployments.routing.options import Options
 from deployments.routing.parts import AnyTowerRequest, Parts
 from deployments.routing.preparation import Preparer, sources_of
@@ -68,6 +69,7 @@ class Router:
         folder = find(config.model.source, config.model.revision, TOKENIZER_FILES)
         self.architecture = Architecture.read(folder)
         self.metrics = RouterMetrics()
+        self.interactive = Interactive()
         limits = config.router
         self._tokens = Budget("tokens", limits.max_queued_tokens, limits.bulk_share)
         self._images = Budget("images", limits.max_queued_images, limits.bulk_share)
@@ -164,7 +166,7 @@ class Router:
             raise TowerUnavailableError("this service is stopping; send the request to another")
         with self.metrics.refusals():
             options.check(self.architecture.width)
-        with self.metrics.request(options.lane) as tally:
+        with self.metrics.request(options.lane) as tally, self.interactive.request(options.lane):
             parsed = self._parse(items)
             tally.items = len(parsed)
             wanted = wanted_by(fingerprint, _towers(parsed))

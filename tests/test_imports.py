@@ -30,6 +30,7 @@ PURE = (
     "routing.admission",
     "routing.cache",
     "routing.coalescing",
+    "routing.interactive",
 )
 # Packages of `deployments` by floor, lowest first: none imports one of its own floor or above.
 FLOORS: tuple[tuple[str, ...], ...] = (

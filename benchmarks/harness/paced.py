@@ -3,12 +3,14 @@
 What stands between the socket and the device can be measured with them on a machine without a GPU.
 """
 
+import asyncio
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 from unittest import mock
@@ -20,7 +22,9 @@ from deployments.config import AppConfig
 from deployments.engine import engine
 from deployments.engine.device import SWITCH_INTERVAL_S, Device
 from deployments.engine.self_check import SelfCheck
+from deployments.messages import TextChunk, TowerRows
 from deployments.model.architecture import Architecture
+from deployments.model.errors import EmbeddingError
 from deployments.model.output import Rows
 from deployments.model.pictures.image import Pixels
 from deployments.model.weights.source import TOKENIZER_FILES, find
@@ -122,6 +126,25 @@ class PacedTextTower(TextTower):
             super().__init__(config)
 
 
+class ReadyTextTower(PacedTextTower):
+    """A TextTower whose answer is ready: what it takes of the processor is Ray's."""
+
+    async def embed(self, chunks: Sequence[TextChunk]) -> tuple[TowerRows | EmbeddingError, ...]:
+        """Answer as soon as the device would, with rows that were made before."""
+        await asyncio.sleep(h100.CALL_S)
+        return tuple(
+            self._row if len(x.lengths) == 1 else self._rows(len(x.lengths)) for x in chunks
+        )
+
+    @cached_property
+    def _row(self) -> TowerRows:
+        return self._rows(1)
+
+    def _rows(self, count: int) -> TowerRows:
+        rows = np.full((count, self._engine.model.width), 0.5, np.float32)
+        return TowerRows(rows, replica="text:ready", fingerprint=self._engine.fingerprint)
+
+
 class PacedVisionTower(VisionTower):
     """A VisionTower at a given pace."""
 
@@ -131,9 +154,13 @@ class PacedVisionTower(VisionTower):
 
 
 @contextmanager
-def towers() -> Iterator[None]:
-    """Let a service that is started in the block have towers at a given pace."""
-    text = mock.patch("serve_app.app.TextTower", PacedTextTower)
+def towers(ready: bool = False) -> Iterator[None]:
+    """Let a service that is started in the block have towers at a given pace.
+
+    Args:
+        ready: texts have answers that are ready, without an engine.
+    """
+    text = mock.patch("serve_app.app.TextTower", ReadyTextTower if ready else PacedTextTower)
     vision = mock.patch("serve_app.app.VisionTower", PacedVisionTower)
     with text, vision:
         yield

@@ -17,9 +17,15 @@ KINDS = (
     ("haproxy", "/haproxy -db"),
     ("raylet", "/raylet --"),
     ("gcs", "/gcs_server --"),
+    ("agents", "ray::DashboardAgent"),
+    ("agents", "ray::RuntimeEnvAgent"),
+    ("log monitor", "/ray/_private/log_monitor.py"),
+    ("autoscaler's monitor", "/ray/autoscaler/_private/monitor.py"),
+    ("dashboard", "/ray/dashboard/dashboard.py"),
+    ("idle workers", "ray::IDLE"),
     ("baseline", "benchmarks.harness.baseline_server"),
 )
-OTHER = "other"  # Ray's idle workers and agents
+OTHER = "other"
 REPLICAS = ("Router", "TextTower", "VisionTower")
 
 

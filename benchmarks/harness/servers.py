@@ -91,11 +91,11 @@ def service(
 
 
 @contextmanager
-def paced_towers() -> Iterator[None]:
-    """Let the service have towers that only keep time."""
+def paced_towers(ready: bool = False) -> Iterator[None]:
+    """Let the service have towers that only keep time, or whose answers are ready."""
     from benchmarks.harness import paced  # brings Ray, which reads its settings then
 
-    with paced.towers():
+    with paced.towers(ready):
         yield
 
 

@@ -87,25 +87,36 @@ class Batcher(Generic[T, R]):
         Cancelling it drops the items that the device has not begun.
         An item that would not be done within `timeout_s` may get a DeadlineError and not run.
         """
+        call = self.enqueue(items, costs, lane, timeout_s)
+        try:
+            await call.done.wait()
+        finally:
+            self.drop(call)
+        return call
+
+    def enqueue(
+        self,
+        items: Sequence[T],
+        costs: Sequence[int],
+        lane: Lane = "interactive",
+        timeout_s: float = math.inf,
+    ) -> Call[R]:
+        """Queue items and return at once; see `submit`. Who waits no more calls `drop`."""
         call: Call[R] = Call(len(items), sum(costs), lane, self._clock(), timeout_s)
-        if not items:
-            return call
-        queued = [
-            QueuedItem(item, cost, call, index)
-            for index, (item, cost) in enumerate(zip(items, costs, strict=True))
-        ]
-        for entry in queued:
-            self.queue.push(entry)
+        for index, (item, cost) in enumerate(zip(items, costs, strict=True)):
+            call.queued.append(QueuedItem(item, cost, call, index))
+            self.queue.push(call.queued[-1])
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="batcher")
         self._wake.set()
-        try:
-            await call.done.wait()
-        except asyncio.CancelledError:
-            for entry in queued:
-                self.queue.drop(entry)
-            raise
         return call
+
+    def drop(self, call: Call[R]) -> None:
+        """Forget the items of a call, those too that wait."""
+        if not call.done.is_set():
+            for entry in call.queued:
+                self.queue.drop(entry)
+        call.queued.clear()  # each names the call: they would outlive it
 
     def check_health(self) -> None:
         """Raise RuntimeError if the worker has died or the device makes no progress."""

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from deployments.messages import Lane
 
@@ -24,6 +24,7 @@ class Call(Generic[R]):
         results: for each item its result or what went wrong; complete once `done` is set.
         queue_ms: from the call to the first batch with an item of it.
         device_ms: of all batches with an item of it.
+        queued: its items, until nobody waits for it.
     """
 
     def __init__(
@@ -40,7 +41,10 @@ class Call(Generic[R]):
         self.results: list[R | Exception] = [RuntimeError("not done yet")] * items
         self.queue_ms = 0.0
         self.device_ms = 0.0
+        self.queued: list[QueuedItem[Any, R]] = []
         self.done = asyncio.Event()
+        if not items:
+            self.done.set()
         self._items_left = items
         self._waits_since_s: float | None = now_s
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -22,8 +22,8 @@ from deployments.engine.device import Device
 from deployments.engine.express import ExpressBatcher
 from deployments.engine.inputs import Inputs
 from deployments.engine.start import start
-from deployments.errors import ServiceError
-from deployments.messages import ImageChunk, Lane, TextChunk, TowerRows
+from deployments.errors import DeadlineError, ServiceError
+from deployments.messages import ImageChunk, Lane, Terms, TextChunk, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Row, Rows
 
@@ -91,7 +91,35 @@ class TowerEngine(Generic[C, T]):
 
     async def answer(self, chunks: Sequence[C]) -> tuple[TowerRows | EmbeddingError, ...]:
         """Return the rows of each chunk of a call; a chunk's failure is its own."""
-        return await answer_each(self.embed, chunks)
+        items = [self._inputs.items(chunk) for chunk in chunks]
+        if None in items:
+            return await answer_each(self.embed, chunks)
+        with ExitStack() as held:  # no task for each: only the device is waited for
+            pairs = zip(chunks, items, strict=True)
+            calls = [self._enqueued(chunk, each or [], held) for chunk, each in pairs]
+            return tuple([await self._answered(*each) for each in zip(chunks, calls, strict=True)])
+
+    def _enqueued(self, chunk: C, items: list[T], held: ExitStack) -> Call[Row]:
+        """Queue the items of a chunk; they are forgotten when `held` ends."""
+        costs, terms = self._inputs.costs(chunk), chunk.terms
+        held.enter_context(self._counted(sum(costs)))
+        call = self._batcher.enqueue(items, costs, terms.lane, terms.timeout_s)
+        held.callback(self._batcher.drop, call)
+        return call
+
+    async def _answered(self, chunk: C, call: Call[Row]) -> TowerRows | EmbeddingError:
+        if not call.done.is_set():
+            left_s = max(0.0, call.expires_s - time.monotonic())
+            try:
+                await within(Terms(chunk.terms.lane, left_s), call.done.wait())
+            except DeadlineError as error:
+                self._batcher.drop(call)
+                return error
+        return self._rows(call.results, call)
+
+    def _rows(self, results: Results, call: Call[Row]) -> TowerRows:
+        made_by = self._replica, self.fingerprint
+        return TowerRows.of(results, self.model.width, call.queue_ms, call.device_ms, *made_by)
 
     async def embed(self, chunk: C) -> TowerRows:
         """Return the rows of a chunk; an item that cannot be prepared fails alone.
@@ -102,8 +130,7 @@ class TowerEngine(Generic[C, T]):
         costs = self._inputs.costs(chunk)
         with self._counted(sum(costs)):
             results, call = await within(chunk.terms, self._prepare_and_run(chunk, costs))
-        made_by = self._replica, self.fingerprint
-        return TowerRows.of(results, self.model.width, call.queue_ms, call.device_ms, *made_by)
+        return self._rows(results, call)
 
     async def run(
         self,

@@ -42,19 +42,26 @@ class ExpressBatcher(Batcher[T, R]):
             run_beside, max_cost_beside, max_items, after_batch=after_batch
         )
 
-    async def submit(
+    def enqueue(
         self,
         items: Sequence[T],
         costs: Sequence[int],
         lane: Lane = "interactive",
         timeout_s: float = math.inf,
     ) -> Call[R]:
-        """Run items with the batcher that has them done sooner; see `Batcher.submit`."""
+        """Queue items with the batcher that has them done sooner; see `Batcher.enqueue`."""
         budget = self._beside.queue.max_cost
         fits = self._beside.outstanding_cost + sum(costs) <= budget
         if lane == "interactive" and fits and self.watchdog.running_cost > budget:
-            return await self._beside.submit(items, costs, lane, timeout_s)
-        return await super().submit(items, costs, lane, timeout_s)
+            return self._beside.enqueue(items, costs, lane, timeout_s)
+        return super().enqueue(items, costs, lane, timeout_s)
+
+    def drop(self, call: Call[R]) -> None:
+        """Forget the items of a call, whichever batcher has them."""
+        if not call.done.is_set():
+            for entry in call.queued:
+                self._beside.queue.drop(entry)
+        super().drop(call)
 
     def check_health(self) -> None:
         """Raise RuntimeError if a worker has died or the device makes no progress."""

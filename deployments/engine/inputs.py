@@ -53,6 +53,10 @@ class Inputs(Protocol[C, T]):
         """Return the tokens or images of each item of a chunk."""
         ...
 
+    def items(self, chunk: C) -> list[T] | None:
+        """Return the items of a chunk that needs no preparing, else None."""
+        ...
+
     def prepare(
         self, model: "ClipModel", chunk: C
     ) -> AbstractAsyncContextManager[tuple[list[T], Mapping[int, Exception]]]:
@@ -87,12 +91,16 @@ class TextInputs:
         costs: list[int] = chunk.lengths.tolist()
         return costs
 
+    def items(self, chunk: TextChunk) -> list[TokenIds]:
+        """Cut the chunk's token ids into texts."""
+        return chunk.texts()
+
     @asynccontextmanager
     async def prepare(
         self, model: "ClipModel", chunk: TextChunk
     ) -> AsyncIterator[tuple[list[TokenIds], Mapping[int, Exception]]]:
         """Cut the chunk's token ids into texts."""
-        yield chunk.texts(), {}
+        yield self.items(chunk), {}
 
     def launch(self, model: "ClipModel", items: Sequence[TokenIds]) -> "Pending":
         """Queue one batch of texts."""
@@ -137,6 +145,9 @@ class ImageInputs:
     def costs(self, chunk: ImageChunk) -> list[int]:
         """Count each image once."""
         return [1] * len(chunk.images)
+
+    def items(self, chunk: ImageChunk) -> None:
+        """Return nothing: images are decoded first."""
 
     @asynccontextmanager
     async def prepare(

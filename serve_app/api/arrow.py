@@ -27,29 +27,25 @@ def require() -> None:
         )
 
 
-def stream(
-    matrix: NDArray[Any],
-    scales: NDArray[np.float32] | None,
-    errors: Mapping[int, str],
-    facts: bytes,
-) -> bytes:
-    """Return an Arrow IPC stream of a matrix [n, width], one row to an item.
+def stream(named: Mapping[str, NDArray[Any]], errors: Mapping[int, str], facts: bytes) -> bytes:
+    """Return an Arrow IPC stream of arrays [n, width] or [n], one row to an item.
 
-    Columns: `index` int32, `embedding` as a list of fixed size, `int8_scale` where there are
-    scales, `error` as text. The row of an item in `errors` is null. `facts` go into the schema.
+    Columns: `index` int32, one for each array, with lists of fixed size where it has a width, and
+    `error` as text. The row of an item in `errors` is null. `facts` go into the schema.
     """
     import pyarrow as pa
 
-    num_rows, width = matrix.shape
+    num_rows = len(next(iter(named.values())))
     failed = np.isin(np.arange(num_rows), list(errors))
-    columns = {
-        "index": pa.array(np.arange(num_rows, dtype=np.int32)),
-        "embedding": pa.FixedSizeListArray.from_arrays(
-            pa.array(matrix.reshape(-1)), width, mask=pa.array(failed)
-        ),
-    }
-    if scales is not None:
-        columns["int8_scale"] = pa.array(scales, mask=failed)
+
+    def column(values: NDArray[Any]) -> object:
+        if values.ndim == 1:
+            return pa.array(values, mask=failed)
+        flat, width = pa.array(values.reshape(-1)), values.shape[1]
+        return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(failed))
+
+    columns = {"index": pa.array(np.arange(num_rows, dtype=np.int32))}
+    columns |= {name: column(values) for name, values in named.items()}
     columns["error"] = pa.array([errors.get(i) for i in range(num_rows)], pa.string())
     table = pa.table(columns).replace_schema_metadata({FACTS: facts})
     buffer = io.BytesIO()

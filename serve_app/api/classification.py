@@ -1,14 +1,32 @@
-"""The answer to `POST /v1/classify`, in the shape of the hosted API."""
+"""The answer to `POST /v1/classify`: JSON in the shape of the hosted API, .npy or Arrow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import orjson
 
 from deployments.messages import Classification
 from deployments.routing.classification import Labels
+from serve_app.api import arrow
 from serve_app.api.answers import Choice, ClassificationList, Classified, Prediction
-from serve_app.api.rendering import faults, usage
+from serve_app.api.rendering import JSON, NPY, faults, messages, npy, usage
 from serve_app.api.served import Served
+
+SCORE_BYTES = 80  # of a score with its label in JSON, about
+
+
+def render(found: Classification, served: Served, media_type: str) -> bytes:
+    """Return the body of an answer; .npy holds the scores alone, float32 [items, labels].
+
+    Raises:
+        RequestError: the body type has no place for items that failed.
+    """
+    return BODIES[media_type](found, served)
+
+
+def size_bytes(found: Classification) -> int:
+    """Return about how large an answer is in JSON."""
+    return SCORE_BYTES * found.scores.size
 
 
 def answer_of(found: Classification, served: Served) -> ClassificationList:
@@ -27,6 +45,33 @@ def answer_of(found: Classification, served: Served) -> ClassificationList:
     if found.failures:
         answer["errors"] = faults(found.failures)
     return answer
+
+
+def _json(found: Classification, served: Served) -> bytes:
+    return orjson.dumps(answer_of(found, served))
+
+
+def _npy(found: Classification, _served: Served) -> bytes:
+    return npy(found.scores, found.failures)
+
+
+def _arrow(found: Classification, served: Served) -> bytes:
+    """Return `index`, `score` and `similarity` by label, `error`; the labels are in the schema."""
+    columns = {"score": found.scores, "similarity": found.similarities}
+    facts = {
+        "model": served.names[0],
+        "labels": found.labels,
+        "groups": found.groups,
+        "usage": usage(found.usage, served.image_price_tokens),
+    }
+    return arrow.stream(columns, messages(found.failures), orjson.dumps(facts))
+
+
+BODIES: Mapping[str, Callable[[Classification, Served], bytes]] = {
+    JSON: _json,
+    NPY: _npy,
+    arrow.MEDIA_TYPE: _arrow,
+}
 
 
 def _item(found: Classification, index: int, parts: Sequence[slice]) -> Classified:

@@ -17,9 +17,8 @@ from starlette.routing import Route
 from deployments.config import AppConfig
 from deployments.messages import Classification, Embeddings, Lane
 from deployments.routing.admission import Hold
-from serve_app.api import docs, openapi, rendering
+from serve_app.api import classification, docs, openapi, rendering
 from serve_app.api.body import read_body
-from serve_app.api.classification import answer_of
 from serve_app.api.exchange import REQUEST_ID, Clock, call, json_response, on_error
 from serve_app.api.keys import ApiKey, KeyRing
 from serve_app.api.leases import ask_actor
@@ -81,7 +80,7 @@ def http_app(config: AppConfig, router_of: Callable[[], "Router"] = own_router) 
         return [Route(x, answer, methods=methods or ["GET"]) for x in (path, f"{path}/")]
 
     origins = config.cors.allow_origins
-    batches = Batches(config, lambda: router_of().metrics.interactive_s)
+    batches = Batches(config, lambda: router_of().interactive)
     app = Starlette(
         routes=[
             *(playground.routes() if config.router.playground else ()),
@@ -172,7 +171,7 @@ async def _embeddings(
             asked.encodings,
             served.names[0],
             served.image_price_tokens,
-            rendering.negotiate(request.headers.get("accept", "")),
+            _body_type(request),
         )
     async with _keys(request).admit(key, len(asked.items)):
         answer = await router.embed(
@@ -195,6 +194,8 @@ async def _classification(
     request: Request, router: "Router", key: ApiKey, asked: ClassificationRequest, clock: Clock
 ) -> Response:
     """Answer `POST /v1/classify`."""
+    with router.metrics.refusals():
+        media_type = _body_type(request)
     async with _keys(request).admit(key, len(asked.items)):
         answer = await router.classify(
             asked.items,
@@ -207,8 +208,9 @@ async def _classification(
             fingerprint=request.headers.get(FINGERPRINT),
         )
     with clock.part("render"):
-        body = await call(answer.scores.nbytes, answer_of, answer, _served(router))
-    return _response(router, orjson.dumps(body), answer, clock, rendering.JSON)
+        size, asked_for = classification.size_bytes(answer), (answer, _served(router), media_type)
+        content = await call(size, classification.render, *asked_for)
+    return _response(router, content, answer, clock, media_type)
 
 
 def _response(
@@ -258,6 +260,10 @@ STATES: Mapping[str, Endpoint] = {"/health": health, "/ready": ready, "/ping": r
 async def document(_request: Request, router: "Router") -> Response:
     """Answer `GET /openapi.json`."""
     return json_response(openapi.document(_served(router)))
+
+
+def _body_type(request: Request) -> str:
+    return rendering.negotiate(request.headers.get("accept", ""))
 
 
 def _served(router: "Router") -> Served:

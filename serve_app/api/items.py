@@ -135,7 +135,7 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
     if len(value) == 1 and isinstance(text, str):  # the usual object, in half the time
         return TextItem(text)
     if "prompt_string" in value:
-        return _object(index, _of_llama_cpp(value))
+        return _object(index, _of_llama_cpp(index, value))
     image = next((value[key] for key in IMAGE_KEYS if not _is_empty(value.get(key))), None)
     if image is not None and text == "":  # typed languages send empty fields
         text = None
@@ -161,12 +161,22 @@ def _object(index: int, value: Mapping[str, object]) -> Item:
     raise _refusal(index, value)
 
 
-def _of_llama_cpp(value: Mapping[str, object]) -> Mapping[str, object]:
-    """Return llama.cpp's form of a text, or of an image with a marker in its place."""
+def _of_llama_cpp(index: int, value: Mapping[str, object]) -> Mapping[str, object]:
+    """Return llama.cpp's form of a text, or of an image with a marker in its place.
+
+    Raises:
+        RequestError: it has several images.
+    """
     prompt, images = value["prompt_string"], value.get("multimodal_data")
-    if not images or not isinstance(images, list) or not isinstance(prompt, str):
+    if _is_empty(images) or images == [] or not isinstance(prompt, str):
         return {"text": prompt}
-    return {"text": MEDIA_MARKER.sub("", prompt), "image": images[0] if len(images) == 1 else 0}
+    images = images if isinstance(images, list) else [images]
+    if len(images) > 1:
+        raise RequestError(
+            f"item {index} has {len(images)} images in multimodal_data; send an item for each, "
+            "every image has a vector of its own"
+        )
+    return {"text": MEDIA_MARKER.sub("", prompt), "image": images[0]}
 
 
 def _is_empty(value: object) -> bool:

@@ -197,20 +197,19 @@ def codes(status: int) -> list[str]:
 
 
 def _embeddings() -> Schema:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    content = {JSON: _ref(EmbeddingList), NPY: binary, arrow.MEDIA_TYPE: binary}
-    post = _post("EmbeddingRequest", REQUEST_EXAMPLES, content)
+    post = _post("EmbeddingRequest", REQUEST_EXAMPLES, EmbeddingList)
     about = {"tags": ["Embeddings"], "summary": "Embed texts and images", "operationId": "embed"}
     return about | post
 
 
 def _classification() -> Schema:
-    post = _post("ClassificationRequest", LABEL_EXAMPLES, {JSON: _ref(ClassificationList)})
+    post = _post("ClassificationRequest", LABEL_EXAMPLES, ClassificationList)
     about = {"tags": ["Embeddings"], "summary": "Score labels for texts and images"}
     return about | {"operationId": "classify"} | post
 
 
-def _post(shape: str, examples: Schema, content: Schema) -> Schema:
+def _post(shape: str, examples: Schema, answered: type) -> Schema:
+    binary = {"schema": {"type": "string", "format": "binary"}}
     parameters = [
         {"name": name, "in": "header", "schema": schema, "description": description}
         for name, schema, description in HEADERS
@@ -218,7 +217,7 @@ def _post(shape: str, examples: Schema, content: Schema) -> Schema:
     answer = {
         "description": "One row to an item, in the order of the request",
         "headers": {name: {"schema": {"type": "string"}} for name in RESPONSE_HEADERS},
-        "content": content,
+        "content": {JSON: _ref(answered), NPY: binary, arrow.MEDIA_TYPE: binary},
     }
     body = {"schema": {"$ref": REF.format(model=shape)}, "examples": examples}
     return {

@@ -45,18 +45,22 @@ class Form:
     def __post_init__(self) -> None:
         if self.media_type != JSON and len(self.encodings) > 1:
             raise RequestError("this body type holds one matrix; ask for one embedding_type")
-        if self.media_type == arrow.MEDIA_TYPE:
-            arrow.require()
 
 
 def negotiate(accept: str) -> str:
-    """Return the body type that an Accept header prefers; JSON where it names none of ours."""
+    """Return the body type that an Accept header prefers; JSON where it names none of ours.
+
+    Raises:
+        RequestError: this server cannot write it.
+    """
     best, best_quality = JSON, 0.0
     for part in accept.split(","):
         name, *parameters = (x.strip().lower() for x in part.split(";"))
         quality = next((_number(x[2:]) for x in parameters if x.startswith("q=")), 1.0)
         if name in BODIES and quality > best_quality:
             best, best_quality = name, quality
+    if best == arrow.MEDIA_TYPE:
+        arrow.require()
     return best
 
 
@@ -103,25 +107,38 @@ def render_json(answer: Embeddings, form: Form) -> bytes:
 def render_npy(answer: Embeddings, form: Form) -> bytes:
     """Return the matrix in NumPy's .npy format: float32, or the integers of the encoding."""
     (encoding,) = form.encodings
-    if answer.failures:
+    return npy(MATRICES[encoding](answer.embeddings), answer.failures)
+
+
+def npy(matrix: NDArray[Any], failures: Mapping[int, EmbeddingError]) -> bytes:
+    """Return a matrix in NumPy's .npy format.
+
+    Raises:
+        RequestError: it has no place for items that failed.
+    """
+    if failures:
         raise RequestError(
             "an .npy body has no place for the failures that errors 'partial' allows; accept JSON"
         )
     buffer = io.BytesIO()
-    np.save(buffer, MATRICES[encoding](answer.embeddings), allow_pickle=False)
+    np.save(buffer, matrix, allow_pickle=False)
     return buffer.getvalue()
 
 
 def render_arrow(answer: Embeddings, form: Form) -> bytes:
     """Return an Arrow stream: `index`, `embedding` (null where the item failed), `error`."""
     (encoding,) = form.encodings
-    matrix = MATRICES[encoding](answer.embeddings)
-    scales = to_int8(answer.embeddings)[1] if encoding == "int8" else None
+    columns = {"embedding": MATRICES[encoding](answer.embeddings)}
+    if encoding == "int8":
+        columns["int8_scale"] = to_int8(answer.embeddings)[1]
     cost = usage(answer.usage, form.image_price_tokens)
     facts = {"model": form.model_name, "encoding": encoding, "usage": cost}
-    found = faults(answer.failures)
-    messages = {fault["index"]: f"{fault['code']}: {fault['message']}" for fault in found}
-    return arrow.stream(matrix, scales, messages, orjson.dumps(facts))
+    return arrow.stream(columns, messages(answer.failures), orjson.dumps(facts))
+
+
+def messages(failures: Mapping[int, EmbeddingError]) -> dict[int, str]:
+    """Return what is said of single items where there is room for a text alone."""
+    return {x["index"]: f"{x['code']}: {x['message']}" for x in faults(failures)}
 
 
 def faults(failures: Mapping[int, EmbeddingError]) -> list[ItemFault]:

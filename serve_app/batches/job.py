@@ -1,7 +1,8 @@
 """One batch, from its input to the files of its answers.
 
 A line whose Router died before its answer was written is computed again, so that each has one
-answer; whoever takes the batch over goes on behind the answers in its log.
+answer; whoever takes the batch over goes on behind the answers in its log. The folder may be far
+away: nothing of it is read or written in the event loop.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 from serve_app.batches.folder import Folder
 from serve_app.batches.lines import Line, faults_of, read_lines
@@ -17,6 +19,9 @@ from serve_app.batches.objects import Batch, Counts, Faults, File, LineFault, St
 
 NOTE_S = 1.0  # between two looks for the end of a batch, and two notes of its counts
 BUSY = {429, 503}  # such a line is sent again
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,19 @@ class Answer:
 
 Ask = Callable[[Batch, bytes], Awaitable[Answer]]
 """Answers the body of a line as HTTP would, in the lane for bulk work."""
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread, and wait for its end even when cancelled.
+
+    Who is cancelled lets go of its batch: what still wrote would write over its successor's.
+    """
+    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(call)
+    finally:
+        if not call.done():
+            await asyncio.wait([call])
 
 
 class BatchJob:
@@ -54,29 +72,29 @@ class BatchJob:
     async def run(self, batch: Batch) -> None:
         """Do what is left to do of a batch that nobody else has."""
         if batch.is_over:  # its Router died before it was closed
-            self._folder.close(batch)
+            await in_thread(self._folder.close, batch)
             return
-        if not self._folder.data(batch.input_file_id).exists():
+        path = self._folder.data(batch.input_file_id)
+        if not await asyncio.to_thread(path.exists):
             fault = LineFault(code="file_not_found", message="the input file was deleted")
-            self._close(batch, "failed", errors=Faults(data=(fault,)))
+            await self._close(batch, "failed", errors=Faults(data=(fault,)))
             return
         if batch.status == "validating":
-            path = self._folder.data(batch.input_file_id)
             look = partial(faults_of, path, batch.endpoint, self._max_body_bytes)
             async with self._looking:
                 total, faults = await asyncio.to_thread(look)
             if faults:
-                self._close(batch, "failed", errors=Faults(data=tuple(faults)))
+                await self._close(batch, "failed", errors=Faults(data=tuple(faults)))
                 return
-            batch = self._move(batch, "in_progress", request_counts=Counts(total=total))
-        log = await asyncio.to_thread(Log, self._folder.log(batch.id))
+            batch = await self._move(batch, "in_progress", request_counts=Counts(total=total))
+        log = await in_thread(Log, self._folder.log(batch.id))
         try:
             status = await self._answer_lines(batch, log)
-            batch = self._move(self._counted(batch, log), "finalizing")
-            batch = await asyncio.to_thread(self._written, batch, log, status)
-            self._close(batch, status)
+            batch = await self._move(self._counted(batch, log), "finalizing")
+            batch = await in_thread(self._written, batch, log, status)
+            await self._close(batch, status)
         finally:
-            log.close()
+            await in_thread(log.close)
 
     async def _answer_lines(self, batch: Batch, log: Log) -> Status:
         """Answer all lines that have no answer yet; returns how it ended."""
@@ -95,7 +113,7 @@ class BatchJob:
                 answer = await self._ask(batch, line.body)
             if answer.status not in BUSY:
                 what = answer.status, answer.request_id, answer.body
-                await asyncio.to_thread(log.add, line, *what)
+                await in_thread(log.add, line, *what)
             return True
 
         async def work_on() -> None:
@@ -113,7 +131,7 @@ class BatchJob:
                 )
                 for worker in done:
                     worker.result()
-                await asyncio.to_thread(self._folder.save, self._counted(batch, log))
+                await in_thread(self._folder.save, self._counted(batch, log))
                 ended = ended or await asyncio.to_thread(self._ended, batch)
         finally:
             for worker in workers:
@@ -177,15 +195,21 @@ class BatchJob:
         counted = batch.request_counts.model_copy(update=counts)
         return batch.model_copy(update={"request_counts": counted})
 
-    def _move(self, batch: Batch, status: Status, **values: object) -> Batch:
+    async def _move(self, batch: Batch, status: Status, **values: object) -> Batch:
         """Give a batch its next status, and write it down."""
-        batch = self._stamped(batch, status, values)
-        self._folder.save(batch)
-        return batch
+        return await in_thread(self._written_down, self._folder.save, batch, status, values)
 
-    def _close(self, batch: Batch, status: Status, **values: object) -> None:
-        self._folder.close(self._stamped(batch, status, values))
+    async def _close(self, batch: Batch, status: Status, **values: object) -> None:
+        await in_thread(self._written_down, self._folder.close, batch, status, values)
 
-    def _stamped(self, batch: Batch, status: Status, values: dict[str, object]) -> Batch:
+    def _written_down(
+        self,
+        write: Callable[[Batch], None],
+        batch: Batch,
+        status: Status,
+        values: dict[str, object],
+    ) -> Batch:
         now = {"status": status, f"{status}_at": int(self._folder.clock())}
-        return self._folder.as_it_is(batch).model_copy(update=now | values)
+        batch = self._folder.as_it_is(batch).model_copy(update=now | values)
+        write(batch)
+        return batch

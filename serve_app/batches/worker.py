@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from serve_app.batches.folder import Folder
-from serve_app.batches.job import BatchJob
+from serve_app.batches.job import BatchJob, in_thread
 from serve_app.batches.objects import Batch
 
 logger = logging.getLogger("ray.serve")
@@ -75,17 +75,18 @@ class Worker:
         for batch in await asyncio.to_thread(self._folder.open_batches):
             if batch.id not in held:
                 with ExitStack() as claim:
-                    if claim.enter_context(self._folder.claimed(batch)):
+                    if await in_thread(claim.enter_context, self._folder.claimed(batch)):
                         work = self._held(batch.id, claim.pop_all())
                         held[batch.id] = asyncio.create_task(work)
                         return
 
     async def _held(self, batch_id: str, claim: ExitStack) -> None:
         """Work off a batch that is ours; what fails is let go after a pause, to be taken again."""
-        with claim:
-            try:
-                # What another Router made of it since it was read.
-                await self._job.run(await asyncio.to_thread(self._folder.load, Batch, batch_id))
-            except Exception:
-                logger.exception("%s is tried again", batch_id)
-                await asyncio.sleep(AFTER_FAULT_S)
+        try:
+            # What another Router made of it since it was read.
+            await self._job.run(await asyncio.to_thread(self._folder.load, Batch, batch_id))
+        except Exception:
+            logger.exception("%s is tried again", batch_id)
+            await asyncio.sleep(AFTER_FAULT_S)
+        finally:
+            await in_thread(claim.close)

@@ -1,7 +1,9 @@
 """One tower's engine: chunks in, rows out; what it counts, and when it is not healthy."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +114,46 @@ async def test_work_is_outstanding_until_it_is_answered_or_given_up():
     assert (await waits).failures == {}
     assert engine.outstanding == 0
     assert metrics.batches == [(1, len(text), TextInputs.cpu_cost)]
+
+
+async def test_chunks_of_one_call_have_their_own_ends():
+    """One is out of time, its neighbour is answered; a call that is given up runs nothing more."""
+    metrics = Metrics()
+    engine = engine_of(metrics=metrics)
+    hold = threading.Event()
+    engine._device.submit(hold.wait, 30)
+    (text,) = texts_of(engine, "red apple")
+    late, patient = (TextChunk.of([text], Terms("interactive", s)) for s in (0.2, 60))
+    first = asyncio.create_task(engine.answer([TextChunk.of([text], TERMS)]))
+    await settle()
+    both = asyncio.create_task(engine.answer([late, patient]))
+    given_up = asyncio.create_task(engine.answer([patient, patient]))
+    await settle()
+    assert engine.outstanding == 5 * len(text)
+    given_up.cancel()
+    await asyncio.sleep(0.3)
+    hold.set()
+    out_of_time, answered = await both
+    assert isinstance(out_of_time, DeadlineError)
+    assert answered.rows.any()
+    assert (await first)[0].rows.any()
+    assert engine.outstanding == 0
+    assert sum(items for items, _, _ in metrics.batches) == 2
+
+
+async def test_nothing_of_an_answered_call_stays_in_memory():
+    """Without waiting for Python to look for cycles."""
+    engine = engine_of()
+    chunk = TextChunk.of(texts_of(engine, "red apple"), TERMS)
+    kept = weakref.ref(chunk.token_ids)
+    gc.disable()
+    try:
+        await engine.answer([chunk])
+        engine._device.submit(int).result()  # its thread has let go of the batch
+        del chunk
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

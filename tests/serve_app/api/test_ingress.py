@@ -3,8 +3,7 @@
 import gzip
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,62 +12,10 @@ from starlette.testclient import TestClient
 
 from deployments.config import AppConfig
 from deployments.errors import OverloadedError, RequestError, ServiceError
-from deployments.messages import Embeddings, TextItem, Timings, Usage
-from deployments.model.architecture import Architecture
-from deployments.model.weights.source import DEMO
-from deployments.routing.admission import Budget
+from deployments.messages import TextItem
 from serve_app.api import ingress
 from serve_app.api.keys import digest_of
-
-
-class Metrics:
-    """Counts the refusals, and what was under way meanwhile."""
-
-    def __init__(self) -> None:
-        self.refused: list[str] = []
-        self.stages_ms: dict[str, float] = {}
-        self.interactive_s = float("-inf")
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.refused.append(type(error).__name__)
-            raise
-
-    def stages(self, spent_ms: dict[str, float]) -> None:
-        self.stages_ms = spent_ms
-
-
-class StandIn:
-    """A Router that answers each item with a row of ones, or with an error."""
-
-    def __init__(self, config: AppConfig) -> None:
-        self.config = config
-        self.architecture = Architecture.read(DEMO)
-        self.metrics = Metrics()
-        self.bytes = Budget("bytes", config.router.max_queued_bytes, config.router.bulk_share)
-        self.asked: list[tuple[Any, ...]] = []
-        self.error: Exception | None = None
-        self.is_ready = True
-
-    async def embed(self, *asked: Any) -> Embeddings:
-        self.asked.append(asked)
-        if self.error is not None:
-            raise self.error
-        rows = np.ones((len(asked[0]), 8), np.float32)
-        return Embeddings(rows, Usage(3, 0), {}, Timings(towers_ms=2.0), "text:f", ("text:r",))
-
-    async def ready(self) -> bool:
-        return self.is_ready
-
-    async def fingerprints(self) -> dict[str, str]:
-        return {"text": "f"}
+from tests.serve_app.api.stand_in import StandIn
 
 
 @pytest.fixture

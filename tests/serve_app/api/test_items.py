@@ -44,13 +44,18 @@ FORMS = [
     ({"prompt_string": "<__media__>"}, TextItem("<__media__>")),
     ({"prompt_string": "<__media__>\n", "multimodal_data": ["aGk="]}, ImageItem("aGk=")),
     ({"prompt_string": "<__media_9f__>", "multimodal_data": ["aGk="]}, ImageItem("aGk=")),
+    ({"prompt_string": "t", "multimodal_data": []}, TextItem("t")),
     ("https://example.com/a.png", TextItem("https://example.com/a.png")),
 ]
-NO_FORMS = [1, None, [], {"text": 1}, {"image": 1}, {"pdf": "x"}, {}, True]
+NO_FORMS = [
+    *(1, None, [], {"text": 1}, {"image": 1}, {"pdf": "x"}, {}, True),
+    {"prompt_string": "<__media__>", "multimodal_data": [1]},
+]
 BOTH = [
     {"text": "t", "image": "aGk="},
     {"prompt_string": "a red <__media__>", "multimodal_data": ["aGk="]},
 ]
+SEVERAL = {"prompt_string": "<__media__><__media__>", "multimodal_data": ["aGk=", "aGk="]}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +101,18 @@ def test_a_text_and_an_image_are_two_items(parse, sent):
     """One vector of both is not what this model makes."""
     with pytest.raises(RequestError, match="item 0 has a text and an image"):
         parse(input=[sent])
+
+
+def test_several_images_in_one_item_are_several_items(parse):
+    """It is said which field has how many, and what to do."""
+    with pytest.raises(RequestError, match="item 1 has 2 images in multimodal_data; send an item"):
+        parse(input=["a", SEVERAL])
+
+
+def test_an_image_of_llama_cpps_without_its_list_is_no_text(parse):
+    """A marker is never embedded in its place."""
+    sent = {"prompt_string": "<__media__>", "multimodal_data": "aGk="}
+    assert parse(input=[sent]) == [ImageItem("aGk=")]
 
 
 def test_token_ids_are_taken_only_when_said_to_be_this_models(parse):

@@ -176,7 +176,7 @@ def test_without_pyarrow_the_answer_says_what_to_install(monkeypatch):
     """A server without the optional library refuses clearly, before anything is embedded."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(RequestError, match=r"jina-clip-serve\[arrow\]"):
-        form("float", media_type=arrow.MEDIA_TYPE)
+        negotiate(arrow.MEDIA_TYPE)
 
 
 @pytest.mark.parametrize(

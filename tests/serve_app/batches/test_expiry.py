@@ -14,7 +14,7 @@ from serve_app.batches import service, worker
 from serve_app.batches.folder import new_id
 from serve_app.batches.job import Answer
 from serve_app.batches.objects import Batch, File
-from tests.serve_app.api.test_ingress import StandIn
+from tests.serve_app.api.stand_in import StandIn
 from tests.serve_app.batches.conftest import MONTH_S, NOW_S, OWNER
 from tests.serve_app.batches.test_routes import client_of, finished, uploaded
 from tests.serve_app.batches.told import line, worker_of

@@ -11,7 +11,7 @@ from deployments.config import AppConfig
 from serve_app.api import ingress
 from serve_app.batches.asking import ask
 from serve_app.batches.objects import Batch
-from tests.serve_app.api.test_ingress import StandIn
+from tests.serve_app.api.stand_in import StandIn
 from tests.serve_app.batches.told import line
 
 KEYS = "one", "two"

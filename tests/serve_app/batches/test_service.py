@@ -2,22 +2,38 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from deployments.config import AppConfig
+from deployments.routing.interactive import Interactive
 from serve_app.batches import service
 from serve_app.batches.job import Answer
 from serve_app.batches.objects import Batch
-from tests.serve_app.batches.told import line
+from tests.serve_app.batches.told import text
 
 
-@pytest.mark.parametrize(("since_s", "most"), [(0.0, 1), (1e6, 8)])
+def working(folder, ask, monkeypatch, interactive):
+    """Have the batches of a folder worked off, lines answered by `ask`."""
+    monkeypatch.setattr(service, "ask", ask)
+    config = AppConfig.model_validate({"batches": {"folder": str(folder.root)}})
+    keys = SimpleNamespace(of=lambda _: None)
+    app: Any = SimpleNamespace(state=SimpleNamespace(keys=keys))
+    return service.Batches(config, lambda: interactive).working(app)
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
 async def test_beside_interactive_requests_one_line_is_under_way(
-    folder, begun, monkeypatch, since_s, most
+    folder, begun, monkeypatch, is_quiet
 ):
     """Else as many as are configured."""
+    interactive = Interactive()
+    if not is_quiet:
+        with interactive.request("interactive"):
+            pass
     under_way, highest = 0, 0
 
     async def ask(_app, _key, _batch, body: bytes) -> Answer:
@@ -29,13 +45,85 @@ async def test_beside_interactive_requests_one_line_is_under_way(
         under_way -= 1
         return Answer(200, "q", body)
 
-    monkeypatch.setattr(service, "ask", ask)
-    batch = begun("".join(f"{line(number)}\n" for number in range(200)))
-    config = AppConfig.model_validate({"batches": {"folder": str(folder.root)}})
-    batches = service.Batches(config, lambda: time.perf_counter() - since_s)
-    keys = SimpleNamespace(of=lambda _: None)
-    app = SimpleNamespace(state=SimpleNamespace(keys=keys))
-    async with batches.working(app), asyncio.timeout(60):  # type: ignore[arg-type]
+    batch = begun(text(range(200)))
+    async with working(folder, ask, monkeypatch, interactive), asyncio.timeout(60):
         while not folder.load(Batch, batch.id).is_over:  # noqa: ASYNC110 - another task's file
             await asyncio.sleep(0.01)
-    assert highest == most if most == 1 else 1 < highest <= most
+    assert 1 < highest <= 8 if is_quiet else highest == 1
+
+
+@pytest.mark.parametrize("lane", ["interactive", "bulk"])
+async def test_a_line_is_asked_between_interactive_requests(folder, begun, monkeypatch, lane):
+    """Not beside one, but for what has waited long; work of its own lane it does not wait for."""
+    interactive, asked, others = Interactive(), asyncio.Event(), 0
+
+    async def ask(_app, _key, _batch, body: bytes) -> Answer:
+        nonlocal others
+        others += interactive_under_way
+        asked.set()
+        return Answer(200, "q", body)
+
+    monkeypatch.setattr(service, "MOST_WAIT_S", 60.0)
+    begun(text(range(5)))
+    with interactive.request("interactive"):
+        pass
+    interactive_under_way = True
+    async with working(folder, ask, monkeypatch, interactive), asyncio.timeout(60):
+        with interactive.request(lane):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await asked.wait()
+            assert asked.is_set() == (lane == "bulk")
+        interactive_under_way = False
+        await asked.wait()
+    assert others == 0 or lane == "bulk"
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+async def test_between_lines_beside_interactive_requests_there_is_a_rest(is_quiet):
+    """Twice the time of the line before; nobody rests where nobody else asks."""
+    interactive = Interactive()
+    if not is_quiet:
+        with interactive.request("interactive"):
+            pass
+    turns, begun_s, ended_s = service.Turns(lambda: interactive), [], []
+    for _ in range(4):
+        async with turns.turn():
+            begun_s.append(time.monotonic())
+            await asyncio.sleep(0.02)
+        ended_s.append(time.monotonic())
+    rests = [
+        (next_s - end_s) / (end_s - begin_s)
+        for begin_s, end_s, next_s in zip(begun_s, ended_s, begun_s[1:], strict=False)
+    ]
+    assert max(rests) < 1 if is_quiet else min(rests) > 0.99 * service.REST
+
+
+async def test_a_long_line_is_not_followed_by_a_long_rest(monkeypatch):
+    """A busy service works a batch off, however long its lines take."""
+    monkeypatch.setattr(service, "MOST_WAIT_S", 0.01)
+    monkeypatch.setattr(service, "REST", 1e6)
+    interactive = Interactive()
+    turns = service.Turns(lambda: interactive)
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            with interactive.request("interactive"):
+                pass
+            async with turns.turn():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_line_waits_for_a_gap_only_so_long(folder, begun, monkeypatch):
+    """A service that always has interactive requests works batches off too."""
+    interactive, asked = Interactive(), asyncio.Semaphore(0)
+
+    async def ask(_app, _key, _batch, body: bytes) -> Answer:
+        asked.release()
+        return Answer(200, "q", body)
+
+    monkeypatch.setattr(service, "MOST_WAIT_S", 0.01)
+    begun(text(range(5)))
+    with interactive.request("interactive"):
+        async with working(folder, ask, monkeypatch, interactive), asyncio.timeout(60):
+            for _ in range(5):
+                await asked.acquire()
