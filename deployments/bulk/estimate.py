@@ -14,7 +14,7 @@ from deployments.bulk.job import BulkJob
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.pipeline import tower_resources
 from deployments.bulk.prepare import RowPreparer
-from deployments.bulk.reading.blocks import RowBlock
+from deployments.bulk.reading.plan import RowBlock
 from deployments.bulk.reading.tables import BlockReader
 
 SAMPLE_BLOCKS = 4

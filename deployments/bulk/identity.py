@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.reading.blocks import Plan
+from deployments.bulk.reading.plan import Plan
 from deployments.bulk.reading.tables import Layout
 from deployments.config import ModelConfig
 from deployments.model.errors import OptionError

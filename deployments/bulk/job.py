@@ -20,8 +20,9 @@ from deployments.bulk.output import BlockWriter, Output, OutputFolder
 from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
 from deployments.bulk.prepare import RowPreparer
 from deployments.bulk.progress import JobProgress, Summary
-from deployments.bulk.reading.blocks import Plan, RowBlock, cut_input
+from deployments.bulk.reading.blocks import cut_input
 from deployments.bulk.reading.files import S3, folder_of
+from deployments.bulk.reading.plan import Plan, RowBlock
 from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.bulk.sinks.choose import open_output
 from deployments.bulk.takeover import OldRows, digest_column

@@ -24,7 +24,7 @@ from deployments.bulk.columns import (
     token_column,
 )
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.reading.lines import decode
+from deployments.bulk.reading.files import decode
 from deployments.images.sources import SCHEME, ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError, InputError

@@ -1,0 +1,83 @@
+"""What is known of an input before its rows are read: parts that are looked at, blocks, columns."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+
+Fields = Mapping[str, pa.DataType]
+
+
+class Part(NamedTuple):
+    """A file, or the lines of it that begin from the byte `start` to before `stop`."""
+
+    url: str
+    kind: str
+    start: int = 0
+    stop: float = math.inf
+
+
+@dataclass
+class Look:
+    """What was found in a part.
+
+    Attributes:
+        num_rows: its rows.
+        starts: place of the first row of each block: a row of the file, or a byte of its text.
+        types: of its columns.
+        fault: why some or all of its rows cannot be had; empty where they can.
+    """
+
+    num_rows: int = 0
+    starts: Sequence[int] = ()
+    types: Fields = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows that are read, embedded and written together.
+
+    Attributes:
+        number: place among the blocks, from 0.
+        kind: of file.
+        paths: the file; for images, one file for each row.
+        start: first row of the file, or first byte of text once it is unpacked.
+        num_rows: rows of the block.
+        first_row: rows of the input before it.
+    """
+
+    number: int
+    kind: str
+    paths: tuple[str, ...]
+    start: int
+    num_rows: int
+    first_row: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All blocks of a job, in the order of their rows, and what identifies its input.
+
+    Attributes:
+        types: of the columns, from all of the input.
+        fingerprint: of the files and how they are cut.
+        lost: files of the input whose rows are not in the blocks, or not all, and why.
+    """
+
+    blocks: tuple[RowBlock, ...]
+    types: Fields
+    fingerprint: str
+    lost: dict[str, str]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the input."""
+        return sum(block.num_rows for block in self.blocks)
+
+    @property
+    def kinds(self) -> set[str]:
+        """What kinds of files it has."""
+        return {block.kind for block in self.blocks}
