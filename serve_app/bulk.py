@@ -101,8 +101,8 @@ def bulk(
 ) -> None:
     """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
-    INPUT is Parquet, ORC, Feather, Lance, JSON, CSV, images or WebDataset tars, packed or not: a
-    file, folder or glob, local or s3://. Settings are those of `up`:
+    INPUT is Parquet, ORC, Feather, Lance, Delta, JSON, CSV, images or WebDataset tars, packed or
+    not: a file, folder or glob, local or s3://. Settings are those of `up`:
     model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or

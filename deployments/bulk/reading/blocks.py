@@ -8,15 +8,15 @@ import fnmatch
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import ray
 
 from deployments.bulk.reading.columnar import lance_version
-from deployments.bulk.reading.files import find_files, is_folder, shown, suffixes
-from deployments.bulk.reading.formats import KINDS, kind_of, look
+from deployments.bulk.reading.files import find_files, is_folder, partitions, shown, suffixes
+from deployments.bulk.reading.formats import KINDS, MODULES, UNREADABLE
 from deployments.bulk.reading.plan import Look, Part, Plan, RowBlock
-from deployments.bulk.reading.types import merged
+from deployments.bulk.reading.types import TEXT, merged
 from deployments.model.errors import OptionError
 
 SIDE_FILES = ("*.crc", "*.md5", "*.sha256", "*.md", "LICENSE*", "*.yaml")  # that hold no rows
@@ -41,12 +41,12 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
     else:
         passed = (*ignored, *SIDE_FILES)
         files = {path: size for path, size in find_files(url).items() if not _matches(path, passed)}
-        kinds = {path: kind_of(path) for path in files}
+        files = _current(url, files)
+        kinds = {path: KINDS.get(suffixes(path)[0], "") for path in files}
     lost = {path: "no known kind of file" for path, kind in kinds.items() if not kind}
     images = [path for path, kind in kinds.items() if kind == "images"]
     tables = [path for path, kind in kinds.items() if kind not in ("", "images")]
     if tables:
-        _refuse_tables(url, files)
         lost |= dict.fromkeys(images, "an image beside tables, which name theirs")
     parts = [part for path in tables for part in _parts(path, kinds[path], files[path])]
     looks = look_at(parts, block_rows, sum(files[path] for path in tables))
@@ -80,7 +80,17 @@ def look_at(parts: Sequence[Part], block_rows: int, size_bytes: int) -> list[Loo
 
 
 def _look_at_some(parts: Sequence[Part], block_rows: int) -> list[Look]:
-    return [look(part, block_rows) for part in parts]
+    """Look at parts one after the other; a file that cannot be read is one fault."""
+    looks: list[Look] = []
+    for part in parts:
+        try:
+            found = MODULES[part.kind].look(part, block_rows)
+        except UNREADABLE as error:
+            found = Look(fault=f"it cannot be read: {error}")
+        if found.num_rows:
+            found.types = {**dict.fromkeys(partitions(part.url), TEXT), **found.types}
+        looks.append(found)
+    return looks
 
 
 def _parts(path: str, kind: str, size_bytes: int) -> list[Part]:
@@ -97,15 +107,38 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, x) or path == x for x in patterns)
 
 
-def _refuse_tables(url: str, files: Iterable[str]) -> None:
-    """Refuse folders whose files are not all current: their table says which ones are."""
-    name = "delta" if is_folder(f"{url.rstrip('/')}/_delta_log") else ""
-    if name or any(path.endswith(".metadata.json") for path in files):
-        name = name or "iceberg"
-        raise OptionError(
-            f"the input {url!r} is a {name} table; read it in Python by ray.data.read_{name} "
-            "and embed that dataset by deployments.bulk.embed"
-        )
+def _current(url: str, files: dict[str, int]) -> dict[str, int]:
+    """Return those of the files that the Delta table has now; all where the folder is none.
+
+    Raises:
+        OptionError: it is an Iceberg table, or one of Delta whose files alone do not tell its rows.
+    """
+    name = "Delta" if is_folder(f"{url.rstrip('/')}/_delta_log") else ""
+    if name:
+        try:
+            from deltalake import DeltaTable
+            from deltalake.exceptions import DeltaError
+
+            table = DeltaTable(url)
+            needs, current = table.protocol(), set(table.file_uris())
+        except ImportError:
+            raise OptionError(
+                "Delta needs deltalake; pip install 'jina-clip-serve[delta]'"
+            ) from None
+        except DeltaError as error:
+            raise OptionError(f"{url!r} is no Delta table that can be read: {error}") from error
+        # Deleted rows and renamed columns are in its log alone; times without a zone are not.
+        features = set(needs.reader_features or ()) - {"timestampNtz"}
+        if not features and needs.min_reader_version != 2 and current <= set(files):
+            return {path: files[path] for path in files if path in current}
+    elif any(path.endswith(".metadata.json") for path in files):
+        name = "Iceberg"
+    if not name:
+        return files
+    raise OptionError(
+        f"the rows of the {name} table {url!r} are not those of its files alone; read it in Python "
+        f"by ray.data.read_{name.lower()} and embed that dataset by deployments.bulk.embed"
+    )
 
 
 def _nothing(url: str, lost: dict[str, str]) -> str:

@@ -28,6 +28,7 @@ PACKED: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
     ".zst": partial(pa.CompressedInputStream, compression="zstd"),
 }
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 CHUNK_BYTES = 4 * 1024 * 1024
 UTF8_MARK = b"\xef\xbb\xbf"  # written before UTF-8 by some programs
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -204,10 +205,10 @@ def decode(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-def partitions(url: str) -> dict[str, str]:
+def partitions(url: str) -> dict[str, str | None]:
     """Return the columns that a path gives, as `lang=de` in `/lang=de/part-0.parquet`."""
     found = (part.partition("=") for part in url.split("/")[:-1] if "=" in part)
-    return {name: unquote(value) for name, _, value in found if name}
+    return {x: None if y == HIVE_NULL else unquote(y) for x, _, y in found if x}
 
 
 def write_bytes(url: str, data: bytes | pa.Buffer) -> None:

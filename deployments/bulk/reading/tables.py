@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from deployments.bulk.columns import ERROR, INTERNAL, OUTPUT_NAMES, add_seconds
-from deployments.bulk.reading import tars
+from deployments.bulk.reading import columnar, tars
 from deployments.bulk.reading.files import partitions, shown
-from deployments.bulk.reading.formats import COLUMNAR, UNREADABLE, open_rows
+from deployments.bulk.reading.formats import MODULES, UNREADABLE
 from deployments.bulk.reading.plan import Fields, Plan, RowBlock
 from deployments.bulk.reading.types import TEXT, ParsedRow, column_of, plain, to_column, value_of
 from deployments.model.errors import OptionError
@@ -121,9 +121,10 @@ class BlockReader:
         if block.kind == "images":
             return rows_to_table([({PATH: address(x)}, None) for x in block.paths], types)
         given = partitions(path)
+        module = MODULES[block.kind]
         if self._next != (path, block.first_row):
-            self._rest = open_rows(block, types)
-        if block.kind in COLUMNAR:
+            self._rest = module.rows(block, types)
+        if module is columnar:
             return columns_to_table(next(self._rest, pa.table({})), given, types)
         rows = itertools.islice(self._rest, block.num_rows)
         return rows_to_table([({**given, **record}, error) for record, error in rows], types)
@@ -134,7 +135,7 @@ def address(path: str) -> str:
     return path if path == shown(path) else f"file://{quote(os.fsencode(path))}"
 
 
-def columns_to_table(table: pa.Table, given: Mapping[str, str], types: Fields) -> pa.Table:
+def columns_to_table(table: pa.Table, given: Mapping[str, str | None], types: Fields) -> pa.Table:
     """Return columns of a file as those of the layout."""
     found = {}
     for name in types:

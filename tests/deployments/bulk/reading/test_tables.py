@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import deltalake
 import lance
 import pyarrow as pa
 import pyarrow.feather
@@ -58,6 +59,41 @@ def test_a_lance_table_is_read_as_it_was_when_the_job_was_cut(tmp_path, block_ro
     assert found["m.text"].to_pylist() == ["t0"] * 6 + ["t7"] * 6
     assert found["row"].to_pylist() == list(range(12))
     assert cut_input(url, block_rows).fingerprint != plan.fingerprint
+
+
+def test_a_delta_table_is_its_files_of_now(tmp_path, inputs):
+    """Without rows that were deleted or written over; its partitions are columns."""
+    url = tmp_path / "in"
+    table = pa.table({"text": ["a", "b", "c"], "lang": ["de", None, "d e"]})
+    deltalake.write_deltalake(url, table, partition_by=["lang"])
+    deltalake.DeltaTable(url).delete("text = 'a'")
+    deltalake.write_deltalake(url, table.slice(0, 1), mode="append")
+    deltalake.DeltaTable(url).update(updates={"text": "'new'"}, predicate="text = 'c'")
+    assert len(list(url.rglob("*.parquet"))) > 3
+    plan = cut_input(str(url), 2)
+    assert plan.lost == {}
+    found = read_plan(plan, kept=("lang",))
+    rows = zip(found["lang"].to_pylist(), found["text"].to_pylist(), strict=True)
+    expected = {(None, "b"), ("de", "a"), ("d e", "new")}
+    assert sorted(rows, key=str) == sorted(expected, key=str)
+
+
+def test_a_delta_table_whose_files_do_not_tell_its_rows_is_refused(tmp_path):
+    """Deleted rows may be noted beside a file, and columns may have other names in it."""
+    deltalake.write_deltalake(tmp_path, pa.table({"text": ["a"]}))
+    log = tmp_path / "_delta_log" / f"{0:020}.json"
+    plain = log.read_text()
+    features = '"readerFeatures":["deletionVectors"],"writerFeatures":["deletionVectors"],'
+    versions = '"minReaderVersion":1,"minWriterVersion":2'
+    for needs in (
+        '"minReaderVersion":2,"minWriterVersion":5',
+        f'{features}"minReaderVersion":3,"minWriterVersion":7',
+    ):
+        log.write_text(plain.replace(versions, needs))
+        with pytest.raises(OptionError, match=r"Delta table.*read_delta"):
+            cut_input(str(tmp_path), 2)
+    log.write_text(plain)
+    assert cut_input(str(tmp_path), 2).num_rows == 1
 
 
 # Files by the rows of each, and what every value of `x` is then.
@@ -236,8 +272,8 @@ def test_a_folder_of_pictures_is_a_column_of_paths(tmp_path, inputs):
         ({"a.parquet": b"x"}, r"a\.parquet: it cannot be read"),
         ({"a.jsonl": b"\n\n"}, "no rows"),
         ({"a.jsonl": b'{"body": "x"}\n'}, "no column text or image; its columns are body"),
-        ({"metadata/v1.metadata.json": b"{}", "a.parquet": b"x"}, r"iceberg table.*read_iceberg"),
-        ({"_delta_log/0.json": b"{}", "a.jsonl": b'{"text": "a"}'}, r"delta table.*read_delta"),
+        ({"metadata/v1.metadata.json": b"{}", "a.parquet": b"x"}, r"Iceberg table.*read_iceberg"),
+        ({"_delta_log/0.json": b"{}", "a.jsonl": b'{"text": "a"}'}, "no Delta table"),
     ],
 )
 def test_an_input_that_cannot_be_used_is_refused(tmp_path, files, message):
