@@ -63,9 +63,10 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
         raise OptionError(_nothing(url, lost))
     first_rows = itertools.accumulate((count for *_, count in found), initial=0)
     blocks = [RowBlock(i, *x, next(first_rows)) for i, x in enumerate(found)]
-    digest = hashlib.sha256(repr((block_rows, *files.items())).encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(repr([*files.items()]).encode("utf-8", "surrogateescape")).hexdigest()
     types = merged(look.types for look in looks)
-    return Plan(tuple(blocks), types, digest.hexdigest(), {shown(x): lost[x] for x in lost})
+    fingerprint = f"{digest} in blocks of {block_rows} rows"
+    return Plan(tuple(blocks), types, fingerprint, {shown(x): lost[x] for x in lost})
 
 
 def look_at(parts: Sequence[Part], block_rows: int, size_bytes: int) -> list[Look]:

@@ -178,15 +178,15 @@ def chunks(url: str, start: int = 0) -> Iterator[bytes]:
 
 def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the same bytes cut behind the end of a line: a newline, a return, or both."""
-    tail = b""
+    held: list[bytes] = []
     for part in parts:
-        data = tail + part
-        end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1  # a newline may follow a return
-        tail = data[end:]
+        end = max(part.rfind(b"\n"), part.rfind(b"\r", 0, -1)) + 1  # a newline may follow a return
         if end:
-            yield data[:end]
-    if tail:
-        yield tail
+            yield b"".join((*held, part[:end]))
+            held.clear()
+        held.append(part[end:])
+    if rest := b"".join(held):
+        yield rest
 
 
 def lines_of(parts: Iterable[bytes], start: int = 0) -> Iterator[Line]:
@@ -209,15 +209,3 @@ def partitions(url: str) -> dict[str, str | None]:
     """Return the columns that a path gives, as `lang=de` in `/lang=de/part-0.parquet`."""
     found = (part.partition("=") for part in url.split("/")[:-1] if "=" in part)
     return {x: None if y == HIVE_NULL else unquote(y) for x, _, y in found if x}
-
-
-def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
-    """Write a file whole or not at all: through a rename, or by a store's own atomic upload."""
-    system, path = split(url)
-    is_local = isinstance(system, fs.LocalFileSystem)
-    folder, _, name = path.rpartition("/")
-    target = f"{folder}/.{name}.{os.getpid()}" if is_local else path
-    with system.open_output_stream(target) as stream:
-        stream.write(data)
-    if is_local:
-        system.move(target, path)

@@ -42,7 +42,6 @@ class RowBlock:
 
     Attributes:
         number: place among the blocks, from 0.
-        kind: of file.
         paths: the file; for images, one file for each row.
         start: first row of the file, or first byte of text once it is unpacked.
         num_rows: rows of the block.
@@ -63,7 +62,7 @@ class Plan:
 
     Attributes:
         types: of the columns, from all of the input.
-        fingerprint: of the files and how they are cut.
+        fingerprint: of the files, and how they are cut.
         lost: files of the input whose rows are not in the blocks, or not all, and why.
     """
 

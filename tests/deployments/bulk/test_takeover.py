@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from deployments.bulk.columns import DIGEST, vector_columns
+from deployments.bulk.estimate import estimate
 from deployments.bulk.identity import Identity
 from deployments.bulk.job import prepare
 from deployments.bulk.options import EmbedOptions
@@ -57,10 +58,14 @@ def test_of_a_grown_input_only_what_is_new_is_computed(
     random.Random(3).shuffle(made)
     inputs.jsonl(source, made)
     shutil.copy(tmp_path / "4.png", tmp_path / "5.png")
-    summary = prepare(str(source), new, make_options(), key="id", block_rows=5, replaced=old).run()
+    job = prepare(str(source), new, make_options(), key="id", block_rows=5, replaced=old)
+    expected = estimate(job)
+    assert (expected.rows, expected.taken_rows, expected.errors) == (ROWS, 13, 0)
+    summary = job.run()
     assert (summary.rows, summary.taken_rows, summary.total_errors) == (ROWS, 13, 0)
     computed = [row for row in made if int(row["id"][1:]) >= 14 or row["id"] == "k5"]
-    assert summary.images == sum(row["image"] is not None for row in computed)
+    texts, images = (sum(row[x] is not None for row in computed) for x in ("text", "image"))
+    assert (expected.texts, expected.images, summary.images) == (texts, images, images)
     found = inputs.rows_of(tmp_path / "new")
     assert found["id"].to_pylist() == [row["id"] for row in made]
     texts = [row["text"] for row in made]
@@ -87,7 +92,8 @@ def embedded(texts: list[str], images: list[object], folder: Path, seed: int = 0
 
 def with_digests(table: pa.Table, folder: Path) -> pa.Table:
     plain = table.set_column(2, "error", pa.nulls(table.num_rows, pa.string()))
-    return table.append_column(DIGEST, digest_column(plain, "text", "image", str(folder)))
+    options = EmbedOptions(text="text", image="image", folder=str(folder))
+    return table.append_column(DIGEST, digest_column(plain, options))
 
 
 TEXTS = [f"text {i}" for i in range(6)]
