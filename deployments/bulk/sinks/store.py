@@ -6,6 +6,7 @@ in a worker that was thought dead, writes the same rows under the same ids.
 
 import base64
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from deployments.bulk.columns import ERROR
 from deployments.bulk.identity import Identity
 from deployments.bulk.reading.tables import ROW
 from deployments.model.errors import OptionError
@@ -80,14 +82,12 @@ class StoreOutput:
         kept: the columns of the input that it holds, with `row`, and their types.
         key: the one of them that is unique.
         vectors: the columns with vectors, and scales if there are some, with their types.
-        error: the column with the reasons of rows without vectors.
     """
 
     store: Store
     kept: Mapping[str, pa.DataType]
     key: str
     vectors: Mapping[str, pa.DataType]
-    error: str
 
     @property
     def shown(self) -> str:
@@ -98,19 +98,16 @@ class StoreOutput:
     def schema(self) -> pa.Schema:
         """The columns of the table."""
         kept = [pa.field(name, kind, nullable=name != self.key) for name, kind in self.kept.items()]
-        names = (self.error, FINGERPRINT, JOB)
+        names = (ERROR, FINGERPRINT, JOB)
         vectors = [pa.field(name, kind) for name, kind in self.vectors.items()]
         return pa.schema([*kept, *vectors, *(pa.field(name, pa.string()) for name in names)])
 
     def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
-        """Create the tables, or look what they hold; returns the errors of each finished block.
+        """Create the tables, or look what they hold.
 
         Other jobs may be there, as long as their vectors compare with those of this one.
-
-        Raises:
-            OptionError: the job is there and `resume` is false, or a job with other vectors is.
         """
-        taken = [name for name in self.kept if name in (FINGERPRINT, JOB, self.error)]
+        taken = [name for name in self.kept if name in (FINGERPRINT, JOB)]
         if taken:
             raise OptionError(f"a kept column may not be named {', '.join(taken)} in a database")
         try:
@@ -125,8 +122,12 @@ class StoreOutput:
                 f"the output {self.shown!r} has this job already ({len(finished):,} blocks); "
                 "continue it with --resume"
             )
-        for other in jobs.values():
-            refuse_other_vectors(identity, other, self.shown)
+        for name, other in itertools.product(VECTOR_FIELDS, jobs.values()):
+            if (old := getattr(other, name)) != (new := getattr(identity, name)):
+                raise OptionError(
+                    f"the output {self.shown!r} holds vectors of another {name} ({old or 'none'}, "
+                    f"now {new or 'none'}), which do not compare; write to another table"
+                )
         if jobs and resume and job not in jobs:
             identity.check_same(next(iter(jobs.values())))
         self.store.create("", self.schema, self.key)
@@ -165,20 +166,6 @@ class StoreOutput:
 def job_of(identity: Identity) -> str:
     """Return a short name of a job that no other has."""
     return hashlib.sha256(identity.to_json()).hexdigest()[:16]
-
-
-def refuse_other_vectors(identity: Identity, other: Identity, place: str) -> None:
-    """Keep vectors out of a table whose rows they cannot be compared with.
-
-    Raises:
-        OptionError: names what differs.
-    """
-    for name in VECTOR_FIELDS:
-        if (old := getattr(other, name)) != (new := getattr(identity, name)):
-            raise OptionError(
-                f"the output {place!r} holds vectors of another {name} ({old or 'none'}, now "
-                f"{new or 'none'}); write to another table"
-            )
 
 
 def last_of_each(table: pa.Table, key: str) -> pa.Table:
