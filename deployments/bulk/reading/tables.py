@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from deployments.bulk.columns import ERROR, INTERNAL, OUTPUT_NAMES, add_seconds
 from deployments.bulk.reading import columnar, tars
-from deployments.bulk.reading.files import partitions, shown
+from deployments.bulk.reading.files import partitions, shown, suffixes
 from deployments.bulk.reading.formats import MODULES, UNREADABLE
 from deployments.bulk.reading.plan import Fields, Plan, RowBlock
 from deployments.bulk.reading.types import TEXT, ParsedRow, column_of, plain, to_column, value_of
@@ -21,6 +21,7 @@ from deployments.model.errors import OptionError
 ROW = "row"
 PATH = "path"
 BLOCK = f"{INTERNAL}block"
+SEEKABLE = ("jsonl", "csv", "tar")  # unless packed, a block is found without reading up to it
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,13 @@ def require_image(name: str, kind: pa.DataType) -> None:
 
 
 class BlockReader:
-    """Reads blocks, one after the other; what follows a block stays open for the next."""
+    """Reads blocks, one after the other; what follows a block stays open for one further down."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._next = ("", -1)  # the file, and the row of the input
         self._rest: Iterator[Any] = iter(())  # Any: rows, or tables
+        self._rows_each = 1  # of these tables
 
     def read(self, block: RowBlock) -> pa.Table:
         """Return the block's rows with `row`, `error` and the columns of the layout.
@@ -120,13 +122,14 @@ class BlockReader:
         types, path = self._layout.types, block.paths[0]
         if block.kind == "images":
             return rows_to_table([({PATH: address(x)}, None) for x in block.paths], types)
-        given = partitions(path)
-        module = MODULES[block.kind]
-        if self._next != (path, block.first_row):
-            self._rest = module.rows(block, types)
+        given, module = partitions(path), MODULES[block.kind]
+        skipped = block.first_row - self._next[1] if self._next[0] == path else -1
+        if skipped < 0 or (skipped and block.kind in SEEKABLE and not suffixes(path)[1]):
+            self._rest, self._rows_each, skipped = module.rows(block, types), block.num_rows, 0
         if module is columnar:
-            return columns_to_table(next(self._rest, pa.table({})), given, types)
-        rows = itertools.islice(self._rest, block.num_rows)
+            tables = itertools.islice(self._rest, skipped // self._rows_each, None)
+            return columns_to_table(next(tables, pa.table({})), given, types)
+        rows = itertools.islice(self._rest, skipped, skipped + block.num_rows)
         return rows_to_table([({**given, **record}, error) for record, error in rows], types)
 
 

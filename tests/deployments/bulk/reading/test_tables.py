@@ -18,6 +18,7 @@ import pytest
 
 from deployments.bulk.reading import blocks
 from deployments.bulk.reading.blocks import cut_input
+from deployments.bulk.reading.formats import MODULES
 from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.model.errors import OptionError
 from tests.deployments.bulk.reading.reading import read_all, read_plan, rows_of
@@ -214,6 +215,38 @@ def test_a_file_that_breaks_later_gives_each_of_its_rows_an_error(tmp_path, inpu
     assert table.num_rows == 500
     assert table["error"].null_count == 0
     assert "cannot be read" in table["error"][0].as_py()
+
+
+@pytest.mark.parametrize(
+    ("name", "opened"),
+    [("a.parquet", 2), ("a.orc", 2), ("a.json", 2), ("a.csv.gz", 2), ("a.csv", 5), ("a.jsonl", 5)],
+)
+def test_a_worker_of_several_reads_what_is_packed_once(tmp_path, monkeypatch, name, opened):
+    """Blocks that others read are passed over where finding the next is as slow as reading up."""
+    rows = [{"id": str(i), "text": f"t{i}"} for i in range(50)]
+    text = {
+        "json": json.dumps(rows),
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "csv": "id,text\n" + "".join(f"{row['id']},{row['text']}\n" for row in rows),
+    }
+    path, kind = tmp_path / name, name.split(".")[1]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=20)
+    elif kind == "orc":
+        pyarrow.orc.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        data = text[kind].encode()
+        path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    plan = cut_input(str(path), 7)
+    calls, module = [], MODULES[plan.blocks[0].kind]
+    open_rows = module.rows
+    monkeypatch.setattr(module, "rows", lambda *x: calls.append(x) or open_rows(*x))
+    reader = BlockReader(Layout.choose(plan, None, None, ("id",)))
+    for number in (0, 1, 3, 5, 7, 2):  # 7 is the last, of one row; a lost worker's block comes late
+        block = plan.blocks[number]
+        expected = [row["id"] for row in rows[number * 7 : number * 7 + 7]]
+        assert reader.read(block)["id"].to_pylist() == expected
+    assert len(calls) == opened
 
 
 def test_packed_files_of_several_members_are_read_to_their_end(tmp_path):
