@@ -71,19 +71,12 @@ def digests_of(table: pa.Table) -> bytes:
 
 @dataclass(frozen=True)
 class OldRows:
-    """The rows of an output that carry a job's vectors, by their digests.
+    """The rows of an output that carry a job's vectors, by their digests."""
 
-    Attributes:
-        urls: its files.
-        starts: place of the first row of each file; rows are counted over all files.
-        digests: of the rows, each once, by their first halves upwards.
-        places: of the row of each digest.
-    """
-
-    urls: tuple[str, ...]
-    starts: Places
-    digests: Digests
-    places: Places
+    urls: tuple[str, ...]  # its files
+    starts: Places  # of the first row of each file; rows are counted over all files
+    digests: Digests  # of the rows, each once, by their first halves upwards
+    places: Places  # of the row of each digest
 
     @classmethod
     def of(cls, urls: Sequence[str], identity: Identity) -> "OldRows":

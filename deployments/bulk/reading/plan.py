@@ -21,55 +21,34 @@ class Part(NamedTuple):
 
 @dataclass
 class Look:
-    """What was found in a part.
-
-    Attributes:
-        num_rows: its rows.
-        starts: place of the first row of each block: a row of the file, or a byte of its text.
-        types: of its columns.
-        fault: why some or all of its rows cannot be had; empty where they can.
-    """
+    """What was found in a part."""
 
     num_rows: int = 0
-    starts: Sequence[int] = ()
+    starts: Sequence[int] = ()  # of blocks: a row of the file, or a byte of its text once unpacked
     types: Fields = field(default_factory=dict)
-    fault: str = ""
+    fault: str = ""  # why some or all of its rows cannot be had; empty where they can
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows that are read, embedded and written together.
+    """Rows that are read, embedded and written together."""
 
-    Attributes:
-        number: place among the blocks, from 0.
-        paths: the file; for images, one file for each row.
-        start: first row of the file, or first byte of text once it is unpacked.
-        num_rows: rows of the block.
-        first_row: rows of the input before it.
-    """
-
-    number: int
+    number: int  # among the blocks, from 0
     kind: str
-    paths: tuple[str, ...]
-    start: int
+    paths: tuple[str, ...]  # the file; for images, one file for each row
+    start: int  # as in `Look`
     num_rows: int
-    first_row: int
+    first_row: int  # rows of the input before it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All blocks of a job, in the order of their rows, and what identifies its input.
-
-    Attributes:
-        types: of the columns, from all of the input.
-        fingerprint: of the files, and how they are cut.
-        lost: files of the input whose rows are not in the blocks, or not all, and why.
-    """
+    """All blocks of a job, in the order of their rows, and what identifies its input."""
 
     blocks: tuple[RowBlock, ...]
-    types: Fields
-    fingerprint: str
-    lost: dict[str, str]
+    types: Fields  # of the columns, from all of the input
+    fingerprint: str  # of the files, and how they are cut
+    lost: dict[str, str]  # files whose rows are not in the blocks, or not all, and why
 
     @property
     def num_rows(self) -> int:

@@ -26,19 +26,12 @@ SEEKABLE = ("jsonl", "csv", "tar")  # unless packed, a block is found without re
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns are read.
-
-    Attributes:
-        text: column of the texts; a field of a column as `meta.text`.
-        image: column of the images.
-        kept: columns that the output has too.
-        types: Arrow type of each column that is read.
-    """
+    """Which columns are read, `meta.text` for a field of one, and which of them are kept."""
 
     text: str | None
     image: str | None
     kept: tuple[str, ...]
-    types: Fields
+    types: Fields  # of all that are read
 
     @classmethod
     def choose(

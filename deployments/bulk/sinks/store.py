@@ -75,19 +75,12 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class StoreOutput:
-    """The output of one job in a store.
-
-    Attributes:
-        store: where to.
-        kept: the columns of the input that it holds, with `row`, and their types.
-        key: the one of them that is unique.
-        vectors: the columns with vectors, and scales if there are some, with their types.
-    """
+    """The output of one job in a store."""
 
     store: Store
-    kept: Mapping[str, pa.DataType]
-    key: str
-    vectors: Mapping[str, pa.DataType]
+    kept: Mapping[str, pa.DataType]  # the columns of the input that it holds, with `row`
+    key: str  # the one of them that is unique
+    vectors: Mapping[str, pa.DataType]  # the columns with vectors, and scales if there are some
 
     @property
     def shown(self) -> str:
