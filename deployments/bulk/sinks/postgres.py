@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -16,7 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from deployments.bulk.reading.tables import ROW
-from deployments.bulk.sinks.store import JOB, not_earlier, plain
+from deployments.bulk.sinks.store import JOB, Store, not_earlier, plain
 from deployments.model.errors import OptionError
 
 MAX_NAME_BYTES = 63  # of PostgreSQL, which cuts longer ones
@@ -34,15 +33,9 @@ COLUMN_TYPES: list[tuple[Callable[[pa.DataType], bool], str, Callable[[Any], Any
 ]
 
 
-@dataclass(frozen=True)
-class Postgres:
-    """A table of a PostgreSQL database.
+class Postgres(Store):
+    """A table of a PostgreSQL database, which the URL names too."""
 
-    Attributes:
-        url: with the name of the table.
-    """
-
-    url: str
     transient = (psycopg.OperationalError,)
 
     @property
@@ -53,11 +46,7 @@ class Postgres:
         return parts._replace(netloc=place if parts.username else parts.netloc).geturl()
 
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
-        """Create a table, and the extension of vectors, unless they are there.
-
-        Raises:
-            OptionError: a column that PostgreSQL has no type for, or a table of other columns.
-        """
+        """Create a table, and the extension of vectors, unless they are there."""
         columns = sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(x.name), sql.SQL(column_type(x.type)[0]))
             for x in schema

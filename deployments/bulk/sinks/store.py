@@ -9,9 +9,10 @@ import hashlib
 import itertools
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -37,38 +38,41 @@ BLOCKS = pa.schema(
 RETRY_S = (1.0, 3.0, 10.0)  # pauses before a block is written again to a store that failed
 
 
-class Store(Protocol):
-    """What a database has to do; made anew in each process from its URL."""
+@dataclass(frozen=True)
+class Store(ABC):
+    """What a database has to do; made anew in each process from its URL.
+
+    Its tables are named by what follows the name that the URL gives: nothing, or "_blocks".
+    """
+
+    url: str
+    transient: ClassVar[tuple[type[Exception], ...]]  # errors after which another try may work
 
     @property
     def shown(self) -> str:
         """The URL without its password."""
+        return self.url
 
-    @property
-    def transient(self) -> tuple[type[Exception], ...]:
-        """Errors after which another try may work."""
-
+    @abstractmethod
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
-        """Create a table, unless it is there.
-
-        Args:
-            part: what follows the name that the URL gives: nothing, or "_blocks".
-            schema: its columns; vectors are fixed-size lists.
-            key: the column that is unique.
+        """Create a table, unless it is there, with a column `key` that is unique.
 
         Raises:
-            OptionError: the store cannot hold such a column, or has another table of that name.
+            OptionError: it cannot hold such a column, or has another table of that name.
         """
 
+    @abstractmethod
     def upsert(self, part: str, table: pa.Table, key: str) -> None:
         """Write rows over those with the same key, or add them.
 
         Of two rows of one job with the same key, the one further down its input should stay.
         """
 
+    @abstractmethod
     def rows(self, part: str) -> list[dict[str, Any]]:  # Any: values of any column
         """Return all rows of a table, or none if it is not there."""
 
+    @abstractmethod
     def count(self, job: str) -> int:
         """Return how many rows of a job the store holds."""
 
