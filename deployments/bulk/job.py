@@ -130,7 +130,8 @@ class BulkJob:
         rows = [{"block": pickle.dumps(block)} for block in todo]
         blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
         options, old = self.options, self.old_rows()
-        loader = self.layout, options, window, isinstance(output, OutputFolder), old
+        needs_digests = old is not None or isinstance(output, OutputFolder)  # which keeps them
+        loader = self.layout, options, window, needs_digests, old
         prepared = pool(blocks, Loader, loader, options, options.workers, {"num_cpus": 1})
         sizes = {block.number: block.num_rows for block in todo}
         # An actor: a task's process may end between two blocks, and one takes seconds to start.
@@ -158,7 +159,7 @@ class Loader:
         layout: the columns that are read.
         options: how rows become vectors.
         window: lets blocks in.
-        keeps_digests: whether the output keeps what each row embeds.
+        needs_digests: whether anybody looks at digests of what rows embed.
         old: rows that need no preparing, since an older output has their vectors.
     """
 
@@ -167,11 +168,11 @@ class Loader:
         layout: Layout,
         options: EmbedOptions,
         window: "ActorProxy[Window]",
-        keeps_digests: bool,
+        needs_digests: bool,
         old: OldRows | None,
     ) -> None:
         self._options, self._window, self._old = options, window, old
-        self._keeps_digests = keeps_digests
+        self._needs_digests = needs_digests
         self._reader, self._preparer = BlockReader(layout), RowPreparer(options)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -180,7 +181,7 @@ class Loader:
             block: RowBlock = pickle.loads(data)
             ray.get(self._window.enter.remote(block.number))
             table = self._reader.read(block)
-            if self._keeps_digests:
+            if self._needs_digests:
                 table = table.append_column(DIGEST, digest_column(table, self._options))
             if self._old is None or not (is_old := self._old.find(table[DIGEST]) >= 0).any():
                 yield self._preparer(table)
