@@ -1,10 +1,12 @@
 """Rows whose vectors an older output has: which they are, and that they are copied."""
 
+import pickle
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import ray
 from deployments.bulk.columns import DIGEST, vector_columns
 from deployments.bulk.estimate import estimate
 from deployments.bulk.identity import Identity
-from deployments.bulk.job import prepare
+from deployments.bulk.job import Loader, prepare
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.output import OutputFolder
 from deployments.bulk.takeover import OldRows, digest_column
@@ -169,3 +171,22 @@ def test_an_output_of_an_older_version_gives_nothing(tmp_path: Path, old: Output
     rows = OldRows.of(old.block_urls(), JOB)
     found = rows.find(embedded(TEXTS, IMAGES, tmp_path)[DIGEST])
     assert found.tolist() == [-1, 1, 2, 3, -1, -1]
+
+
+@pytest.mark.parametrize("needs_digests", [True, False])
+def test_digests_are_made_where_somebody_looks_at_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_options: Callable[..., EmbedOptions],
+    inputs: Any,
+    needs_digests: bool,
+) -> None:
+    """A database keeps none."""
+    source = inputs.jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"text": "b"}])
+    job = prepare(str(source), str(tmp_path / "out"), make_options())
+    window = SimpleNamespace(enter=SimpleNamespace(remote=lambda number: number))
+    monkeypatch.setattr("ray.get", lambda found: found)
+    loader = Loader(job.layout, job.options, window, needs_digests, None)
+    (table,) = loader(pa.table({"block": [pickle.dumps(job.plan.blocks[0])]}))
+    assert (DIGEST in table.column_names) is needs_digests
+    assert table["text"].to_pylist() == ["a", "b"]
