@@ -101,7 +101,10 @@ def _walk(system: fs.FileSystem, top: str) -> Iterator[tuple[str, int]]:
         found = system.get_file_info(fs.FileSelector(top, recursive=True, allow_not_found=True))
         yield from ((x.path, x.size) for x in found if x.is_file)
         return
-    for folder, _, names in os.walk(top or "/", followlinks=True):
+    for folder, folders, names in os.walk(top or "/", followlinks=True):
+        below = {x: os.path.realpath(os.path.join(folder, x)) + "/" for x in folders}
+        here = os.path.realpath(folder) + "/"  # a link to a folder above would be walked for ever
+        folders[:] = [x for x in folders if not here.startswith(below[x])]
         for path in (os.path.join(folder, name) for name in names):
             if os.path.isfile(path):
                 yield path, os.path.getsize(path)

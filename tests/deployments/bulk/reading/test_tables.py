@@ -158,6 +158,16 @@ def test_a_folder_of_pictures_is_a_column_of_paths(tmp_path, inputs):
     assert read_all(f"{tmp_path}/*.jpg", 2)["path"].to_pylist() == [str(tmp_path / "a.jpg")]
 
 
+def test_a_link_to_a_folder_above_doubles_nothing(tmp_path, inputs):
+    """Links to other folders are followed."""
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+        inputs.jsonl(tmp_path / name / "a.jsonl", [{"text": name}])
+    (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "x").symlink_to(tmp_path / "other")
+    assert rows_of(tmp_path / "in", "text") == [("in", None), ("other", None)]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
