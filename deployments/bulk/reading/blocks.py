@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import pyarrow as pa
 import ray
 
 from deployments.bulk.reading.columnar import lance_version
@@ -64,7 +65,8 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
     first_rows = itertools.accumulate((count for *_, count in found), initial=0)
     blocks = [RowBlock(i, *x, next(first_rows)) for i, x in enumerate(found)]
     digest = hashlib.sha256(repr([*files.items()]).encode("utf-8", "surrogateescape")).hexdigest()
-    types = merged(look.types for look in looks)
+    found_types = merged(look.types for look in looks)
+    types = {x: TEXT if pa.types.is_null(kind) else kind for x, kind in found_types.items()}
     fingerprint = f"{digest} in blocks of {block_rows} rows"
     return Plan(tuple(blocks), types, fingerprint, {shown(x): lost[x] for x in lost})
 

@@ -47,7 +47,7 @@ def merged(parts: Iterable[Fields]) -> dict[str, pa.DataType]:
     for part in parts:
         for name, kind in part.items():
             types[name] = _both(name, types.get(name, pa.null()), kind)
-    return {name: TEXT if pa.types.is_null(kind) else kind for name, kind in types.items()}
+    return types
 
 
 def _both(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:

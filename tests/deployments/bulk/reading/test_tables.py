@@ -26,6 +26,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 MIXED = {
     "numbers, then text": ([{"x": 1}], [{"x": "SKU-2"}], ["1", "SKU-2"]),
     "null, then text": ([{"x": None}], [{"x": "a"}], [None, "a"]),
+    "null, then numbers": ([{"x": None}], [{"x": 7}], [None, 7]),
     "missing, then numbers": ([{"y": 1}], [{"x": 3}], [None, 3]),
     "whole, then broken": ([{"x": 1}], [{"x": 1.5}], [1.0, 1.5]),
     "small, then large": ([{"x": 1}], [{"x": 2**60}], [1, 2**60]),
