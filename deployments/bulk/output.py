@@ -175,4 +175,5 @@ def figures_of(table: pa.Table) -> dict[str, int | float]:
         figures["tokens"] = pc.sum(pc.list_value_length(table[TOKEN_IDS])).as_py() or 0
     seconds = {f"{stage}_s": seconds_of(stage) for stage in STAGES}
     shared = {x: y for x, y in seconds.items() if y in table.column_names}
-    return figures | {x: pc.sum(table[y]).as_py() for x, y in shared.items()}
+    # Null where the rows are copied.
+    return figures | {x: pc.sum(table[y]).as_py() or 0.0 for x, y in shared.items()}
