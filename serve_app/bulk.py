@@ -17,7 +17,7 @@ from rich.console import Console
 from deployments.model.errors import OptionError
 
 if TYPE_CHECKING:
-    from deployments.bulk import BulkJob, EmbedOptions, JobProgress, Summary
+    from deployments.bulk import BulkJob, EmbedOptions, JobProgress
 
 EXIT_ROWS_FAILED = 3
 EXIT_TOO_MANY_ERRORS = 4
@@ -102,8 +102,8 @@ def bulk(
 ) -> None:
     """Embed the rows of INPUT into OUTPUT: a folder of parquet files, or a database.
 
-    INPUT is Parquet, ORC, Feather, Lance, JSON, CSV, images or WebDataset tars, packed or not: a
-    file, folder or glob, local or s3://. Settings are those of `up`:
+    INPUT is Parquet, ORC, Feather, Lance, Delta, JSON, CSV, images or WebDataset tars, packed or
+    not: a file, folder or glob, local or s3://. Settings are those of `up`:
     model.source=jinaai/jina-clip-v2 text.num_gpus=1
 
     OUTPUT is a folder or s3:// prefix, DATA.lance, postgresql://HOST/DB?table=NAME (pgvector) or
@@ -145,7 +145,7 @@ def work(
     say_lost(job.plan.lost, console)
     if dry_run:
         return asdict(estimate(job))
-    figures = asdict(run(job, resume, console))
+    figures = run(job, resume, console).summary()
     if replaced is not None:
         figures["reembed"] = asdict(reembed.finish(replaced, job.output, job.key))
     return figures
@@ -231,7 +231,7 @@ def needed_cpus(options: "EmbedOptions") -> int:
     return cpus
 
 
-def run(job: "BulkJob", resume: bool, console: Console) -> "Summary":
+def run(job: "BulkJob", resume: bool, console: Console) -> "JobProgress":
     """Run a job; a terminal shows one line of progress that moves, a log gets one now and then."""
     start = f"Starting {job.options.app.model.source}"
     if console.is_terminal:

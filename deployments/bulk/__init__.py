@@ -5,7 +5,7 @@ from deployments.bulk.estimate import Estimate, estimate
 from deployments.bulk.job import BulkJob, TooManyErrorsError, prepare
 from deployments.bulk.options import EmbedOptions, PoolSize
 from deployments.bulk.pipeline import embed
-from deployments.bulk.progress import JobProgress, Summary
+from deployments.bulk.progress import JobProgress
 
 __all__ = [
     "BulkJob",
@@ -14,7 +14,6 @@ __all__ = [
     "ImageEmbedder",
     "JobProgress",
     "PoolSize",
-    "Summary",
     "TextEmbedder",
     "TooManyErrorsError",
     "embed",

@@ -82,12 +82,7 @@ def drop_internal(table: pa.Table) -> pa.Table:
 
 def token_column(texts: Sequence[TokenIds | None]) -> pa.Array:
     """Return int32 lists; null where there is no text."""
-    lengths = [0 if ids is None else len(ids) for ids in texts]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    values = [ids for ids in texts if ids is not None]
-    flat = np.concatenate(values) if values else np.empty(0, np.int32)
-    mask = pa.array([ids is None for ids in texts], pa.bool_())
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(flat), mask=mask)
+    return pa.array(texts, pa.large_list(pa.int32()))
 
 
 def token_rows(column: pa.ChunkedArray) -> list[TokenIds | None]:

@@ -4,7 +4,8 @@ import asyncio
 import math
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,6 @@ class TextEmbedder:
 
     def __init__(self, options: EmbedOptions) -> None:
         self._options = options
-        self._preparer: RowPreparer | None = None
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
         self._engine = TowerEngine(options.app, TextInputs(options.app), for_bulk=True)
@@ -51,7 +51,7 @@ class TextEmbedder:
         """Return the rows with one more column; texts of like length share a batch."""
         table = as_table(batch)
         if TOKEN_IDS not in table.column_names:
-            table = self._prepare(table)
+            table = self._preparer(table)
         start_s = time.perf_counter()
         texts = {i: ids for i, ids in enumerate(token_rows(table[TOKEN_IDS])) if ids is not None}
         order = sorted(texts, key=lambda index: len(texts[index]))
@@ -62,10 +62,9 @@ class TextEmbedder:
         table = with_vectors(table, found, self._options, self._width, TEXT_EMBEDDING)
         return add_seconds(table, "text", start_s)
 
-    def _prepare(self, table: pa.Table) -> pa.Table:
-        if self._preparer is None:
-            self._preparer = RowPreparer(self._options.model_copy(update={"image": None}))
-        return self._preparer(table)
+    @cached_property
+    def _preparer(self) -> RowPreparer:
+        return RowPreparer(self._options.model_copy(update={"image": None}))
 
 
 class ImageEmbedder:
@@ -74,7 +73,6 @@ class ImageEmbedder:
     def __init__(self, options: EmbedOptions) -> None:
         self._options = options
         self._images = options.app.vision.max_batch_images
-        self._preparer: RowPreparer | None = None
         self._loop = asyncio.Runner()
         weakref.finalize(self, self._loop.close)
         inputs = ImageInputs(options.app, options.images.max_pixels)
@@ -87,7 +85,7 @@ class ImageEmbedder:
         """Return the rows with one more column."""
         table = as_table(batch)
         if PIXELS not in table.column_names and ENCODED not in table.column_names:
-            table = self._prepare(table)
+            table = self._preparer(table)
         start_s = time.perf_counter()
         if PIXELS in table.column_names:
             found = self._loop.run(self._embed_pixels(table[PIXELS]))
@@ -96,10 +94,9 @@ class ImageEmbedder:
         table = with_vectors(table, found, self._options, self._width, IMAGE_EMBEDDING)
         return add_seconds(table, "vision", start_s)
 
-    def _prepare(self, table: pa.Table) -> pa.Table:
-        if self._preparer is None:
-            self._preparer = RowPreparer(self._options.model_copy(update={"text": None}))
-        return self._preparer(table)
+    @cached_property
+    def _preparer(self) -> RowPreparer:
+        return RowPreparer(self._options.model_copy(update={"text": None}))
 
     async def _embed_pixels(self, column: pa.ChunkedArray) -> dict[int, Row | Exception]:
         shape = (self._size, self._size, 3)
@@ -142,7 +139,9 @@ def with_vectors(
     Raises:
         TowerUnavailableError: the device is lost; another replica has to do the rows.
     """
-    require_device(found.values())
+    for result in found.values():
+        if isinstance(result, TowerUnavailableError):  # it says nothing about the row
+            raise result
     kind = name.removesuffix("_embedding")
     errors = {i: f"{kind}: {x}" for i, x in found.items() if isinstance(x, Exception)}
     rows = {i: x for i, x in found.items() if not isinstance(x, Exception)}
@@ -154,10 +153,3 @@ def with_vectors(
     if scales is not None:
         table = put(table, SCALES[name], scales)
     return add_errors(table, errors)
-
-
-def require_device(results: Iterable[Row | Exception]) -> None:
-    """Raise the error of a lost device, if there is one: it says nothing about the items."""
-    for result in results:
-        if isinstance(result, TowerUnavailableError):
-            raise result

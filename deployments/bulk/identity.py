@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.reading.blocks import Plan
+from deployments.bulk.reading.plan import Plan
 from deployments.bulk.reading.tables import Layout
 from deployments.config import ModelConfig
 from deployments.model.errors import OptionError
@@ -27,16 +27,11 @@ class Identity:
     Attributes:
         model: the name that the service gives it.
         fingerprint: of the checkpoint's files, hexadecimal.
-        dimensions: components of a vector.
-        precision: how they are stored.
-        task: the query task, or empty.
-        implementation: native or reference.
         device: of each tower, as JSON; a GPU is `cuda`.
         dtype: what each tower computes in, as JSON.
         image_decode: how images are decoded, and what of them is seen; empty without images.
-        truncate: whether long texts were cut.
-        columns: text, image and kept columns.
-        input: fingerprint of the list of files, their sizes, and the rows of a block.
+        columns: text, image and kept columns, as JSON.
+        input: fingerprint of the list of files and their sizes, and the rows of a block.
     """
 
     model: str
@@ -56,13 +51,11 @@ class Identity:
     def of(cls, options: EmbedOptions, layout: Layout, plan: Plan) -> "Identity":
         """Describe a job; reads the checkpoint's files."""
         model = options.app.model
-        towers = {
-            "text": (layout.text, options.app.text),
-            "vision": (layout.image, options.app.vision),
-        }
-        places = {
-            x: _place(model, tower.num_gpus) for x, (column, tower) in towers.items() if column
-        }
+        places = {}
+        if layout.text:
+            places["text"] = _place(model, options.app.text.num_gpus)
+        if layout.image:
+            places["vision"] = _place(model, options.app.vision.num_gpus)
         columns = {"text": layout.text, "image": layout.image, "kept": layout.kept}
         return cls(
             model=model.served_name,
@@ -79,13 +72,18 @@ class Identity:
             input=plan.fingerprint,
         )
 
+    @property
+    def files(self) -> str:
+        """Fingerprint of the input alone: a row has the same place in it, however it is cut."""
+        return self.input.partition(" ")[0]
+
     def to_json(self) -> bytes:
-        """Return the job's file."""
+        """Return the content of the job's file."""
         return json.dumps(asdict(self), indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "Identity":
-        """Read the job's file.
+        """Read a job's file.
 
         Raises:
             OptionError: it is not one of this version.

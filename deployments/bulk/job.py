@@ -19,9 +19,10 @@ from deployments.bulk.options import EmbedOptions
 from deployments.bulk.output import BlockWriter, Output, OutputFolder
 from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
 from deployments.bulk.prepare import RowPreparer
-from deployments.bulk.progress import JobProgress, Summary
-from deployments.bulk.reading.blocks import Plan, RowBlock, cut_input
+from deployments.bulk.progress import JobProgress
+from deployments.bulk.reading.blocks import cut_input
 from deployments.bulk.reading.files import S3, folder_of
+from deployments.bulk.reading.plan import Plan, RowBlock
 from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.bulk.sinks.choose import open_output
 from deployments.bulk.takeover import OldRows, digest_column
@@ -81,31 +82,36 @@ class BulkJob:
         """What the vectors of this job are; reads the checkpoint's files."""
         return Identity.of(self.options, self.layout, self.plan)
 
+    def old_rows(self) -> OldRows | None:
+        """Look at the output that is replaced, if there is one."""
+        if self.replaced is None:
+            return None
+        return OldRows.of(OutputFolder(self.replaced).block_urls(), self.identity)
+
     def run(
-        self, resume: bool = False, show: Callable[[JobProgress], None] | None = None
-    ) -> Summary:
+        self, resume: bool = False, show: Callable[[JobProgress], None] = lambda _: None
+    ) -> JobProgress:
         """Run on the Ray that is initialised; calls `show` after each block.
 
         Raises:
             OptionError: the output holds a job and `resume` is false, or holds another job.
             TooManyErrorsError: more rows failed than `max_errors`; finished blocks stay.
         """
-        output = open_output(self.output, self.layout, self.options, self.key)
+        output, plan = open_output(self.output, self.layout, self.options, self.key), self.plan
         finished = output.begin(self.identity, resume)
-        todo = [block for block in self.plan.blocks if block.number not in finished]
-        resumed_rows = self.plan.num_rows - sum(block.num_rows for block in todo)
-        progress = JobProgress(self.plan.num_rows, resumed_rows, sum(finished.values()))
-        self._check(progress, output)
+        todo = [block for block in plan.blocks if block.number not in finished]
+        rows, errors = plan.num_rows - sum(x.num_rows for x in todo), sum(finished.values())
+        blocks = len(plan.blocks), len(finished)
+        progress = JobProgress(output.shown, plan.num_rows, *blocks, rows, errors, plan.lost)
+        self._check(progress)
         if todo:
             with settings():
                 for figures in self._figures(todo, output):
                     progress.add(figures)
-                    if show is not None:
-                        show(progress)
-                    self._check(progress, output)
-        missing = output.missing(self.plan.num_rows, self.identity)
-        blocks = len(self.plan.blocks)
-        return progress.summary(output.shown, blocks, len(finished), self.plan.lost, missing)
+                    show(progress)
+                    self._check(progress)
+        progress.missing_rows = output.missing(plan.num_rows, self.identity)
+        return progress
 
     def _figures(self, todo: list[RowBlock], output: Output) -> Iterator[dict[str, Any]]:
         """Run the pipeline; yields the figures of each block once it is written."""
@@ -123,66 +129,66 @@ class BulkJob:
     ) -> Dataset:
         rows = [{"block": pickle.dumps(block)} for block in todo]
         blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
-        old = None
-        if self.replaced is not None:
-            old = OldRows.of(OutputFolder(self.replaced).block_urls(), self.identity)
-        loader = self.layout, self.options, window, old
-        workers = self.options.workers
-        prepared = pool(blocks, Loader, loader, self.options, workers, {"num_cpus": 1})
-        sizes = {block.number: block.num_rows for block in self.plan.blocks}
+        options, old = self.options, self.old_rows()
+        needs_digests = old is not None or isinstance(output, OutputFolder)  # which keeps them
+        loader = self.layout, options, window, needs_digests, old
+        prepared = pool(blocks, Loader, loader, options, options.workers, {"num_cpus": 1})
+        sizes = {block.number: block.num_rows for block in todo}
         # An actor: a task's process may end between two blocks, and one takes seconds to start.
-        return towers(prepared, self.options).map_batches(
+        return towers(prepared, options).map_batches(
             BlockWriter,
             fn_constructor_args=(output, self.identity, self.layout.kept, sizes, old),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=1, max_size=self.options.max_replicas),
+            compute=ActorPoolStrategy(min_size=1, max_size=options.max_replicas),
             num_cpus=LIGHT_CPUS,
         )
 
-    def _check(self, progress: JobProgress, output: Output) -> None:
-        if self.max_errors is not None and progress.errors > self.max_errors:
+    def _check(self, progress: JobProgress) -> None:
+        if self.max_errors is not None and progress.total_errors > self.max_errors:
             raise TooManyErrorsError(
-                f"{progress.errors:,} rows have errors, the limit is {self.max_errors:,}; see the "
-                f"column error in {output.shown}"
+                f"{progress.total_errors:,} rows have errors, the limit is {self.max_errors:,}; "
+                f"see the column error in {progress.output}"
             )
 
 
 class Loader:
-    """The CPU stage: reads a block once the window has a place for it, and prepares its rows."""
+    """The CPU stage: reads a block once the window has a place for it, and prepares its rows.
+
+    Args:
+        layout: the columns that are read.
+        options: how rows become vectors.
+        window: lets blocks in.
+        needs_digests: whether anybody looks at digests of what rows embed.
+        old: rows that need no preparing, since an older output has their vectors.
+    """
 
     def __init__(
         self,
         layout: Layout,
         options: EmbedOptions,
         window: "ActorProxy[Window]",
-        old: OldRows | None = None,
+        needs_digests: bool,
+        old: OldRows | None,
     ) -> None:
-        self._options = options
-        self._old = old
-        self._reader = BlockReader(layout)
-        self._preparer = RowPreparer(options)
-        self._window = window
+        self._options, self._window, self._old = options, window, old
+        self._needs_digests = needs_digests
+        self._reader, self._preparer = BlockReader(layout), RowPreparer(options)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Yield the prepared rows of each block."""
+        """Yield the prepared rows of each block, in the order they came in."""
         for data in batch["block"].to_pylist():
             block: RowBlock = pickle.loads(data)
             ray.get(self._window.enter.remote(block.number))
-            table, options = self._reader.read(block), self._options
-            digests = digest_column(table, options.text, options.image, options.folder)
-            yield self._prepare(table.append_column(DIGEST, digests))
-
-    def _prepare(self, table: pa.Table) -> pa.Table:
-        """Prepare the rows that the old output does not have; all are in the order they came in."""
-        is_old = np.zeros(table.num_rows, bool)
-        if self._old is not None:
-            is_old = self._old.find(table[DIGEST]) >= 0
-        if not is_old.any():
-            return self._preparer(table)
-        parts = [self._preparer(table.filter(pa.array(~is_old))), table.filter(pa.array(is_old))]
-        order = np.argsort(np.argsort(is_old, kind="stable"))
-        return pa.concat_tables(parts, promote_options="default").take(pa.array(order))
+            table = self._reader.read(block)
+            if self._needs_digests:
+                table = table.append_column(DIGEST, digest_column(table, self._options))
+            if self._old is None or not (is_old := self._old.find(table[DIGEST]) >= 0).any():
+                yield self._preparer(table)
+                continue
+            parts = [self._preparer(table.filter(~is_old)), table.filter(is_old)]
+            order = np.argsort(np.argsort(is_old, kind="stable"))
+            yield pa.concat_tables(parts, promote_options="default").take(order)
 
 
 @contextmanager

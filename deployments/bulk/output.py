@@ -4,6 +4,7 @@ A file appears whole or not at all, under the name of its block. So the names al
 finished, and a block that runs twice is written over, not added.
 """
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -20,13 +21,12 @@ from deployments.bulk.columns import (
     ERROR,
     IMAGE_EMBEDDING,
     STAGES,
-    TEXT_EMBEDDING,
     TOKEN_IDS,
     VECTOR_COLUMNS,
     seconds_of,
 )
 from deployments.bulk.identity import Identity
-from deployments.bulk.reading.files import S3, open_input, split, write_bytes
+from deployments.bulk.reading.files import S3, open_input, split
 from deployments.bulk.reading.tables import BLOCK, ROW
 from deployments.model.errors import OptionError
 
@@ -47,11 +47,12 @@ class Output(Protocol):
         """Make it ready; returns the errors of each block that is finished.
 
         Raises:
-            OptionError: there is a job that this one does not go with.
+            OptionError: there is a job already and `resume` is false, or one that does not go
+                with this one.
         """
 
     def write(self, number: int, table: pa.Table, errors: int, identity: Identity) -> None:
-        """Write a block, whole or not at all."""
+        """Write a block, whole or not at all, or again."""
 
     def missing(self, rows: int, identity: Identity) -> int:
         """Return how many of the job's finished rows it does not hold."""
@@ -73,11 +74,7 @@ class OutputFolder:
         return [f"{self.url}/{name}" for name in sorted(self._names()) if NAME.fullmatch(name)]
 
     def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
-        """Create the folder, or check that it holds the same job; returns the errors by block.
-
-        Raises:
-            OptionError: there is a job already, or another job than this one.
-        """
+        """Create the folder, or check that it holds the same job."""
         names = self._names()
         finished = {int(match[1]) for name in names if (match := NAME.fullmatch(name))}
         if JOB_FILE in names:
@@ -113,7 +110,7 @@ class OutputFolder:
         write_bytes(self.block_url(number), buffer.getvalue())
 
     def missing(self, rows: int, identity: Identity) -> int:
-        """Return 0: a folder has a row for each of the input."""
+        """None: a folder has a row for each of the input."""
         return 0
 
     def _errors_of(self, number: int) -> int:
@@ -123,6 +120,18 @@ class OutputFolder:
     def _names(self) -> list[str]:
         selector = fs.FileSelector(self._path, allow_not_found=True)
         return [info.base_name for info in self._system.get_file_info(selector)]
+
+
+def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
+    """Write a file whole or not at all: through a rename, or by a store's own atomic upload."""
+    system, path = split(url)
+    is_local = isinstance(system, fs.LocalFileSystem)
+    folder, _, name = path.rpartition("/")
+    target = f"{folder}/.{name}.{os.getpid()}" if is_local else path
+    with system.open_output_stream(target) as stream:
+        stream.write(data)
+    if is_local:
+        system.move(target, path)
 
 
 @dataclass(frozen=True)
@@ -145,39 +154,26 @@ class BlockWriter:
         numbers = pc.unique(table[BLOCK]).to_pylist()
         if len(numbers) != 1 or table.num_rows != self.block_rows[numbers[0]]:
             raise RuntimeError(f"{table.num_rows} rows of blocks {numbers} are no whole block")
-        figures = figures_of(table)
-        figures["taken"] = 0
+        figures = {"block": numbers[0], **figures_of(table)}
         if self.old is not None:
             places = self.old.find(table[DIGEST])
             figures["taken"] = int((places >= 0).sum())
             table = self.old.fill(table, places)
-        shown = [name for name in VECTOR_COLUMNS if name in table.column_names]
-        names = [*([] if ROW in self.kept else [ROW]), *self.kept, *shown, ERROR]
-        names += [DIGEST] if DIGEST in table.column_names else []
-        self.output.write(numbers[0], table.select(names), int(figures["errors"]), self.identity)
+        names = dict.fromkeys((ROW, *self.kept, *VECTOR_COLUMNS, ERROR, DIGEST))
+        table = table.select([name for name in names if name in table.column_names])
+        self.output.write(numbers[0], table, int(figures["errors"]), self.identity)
         figures["write_s"] = time.perf_counter() - start_s
         return pa.Table.from_pylist([figures])
 
 
 def figures_of(table: pa.Table) -> dict[str, int | float]:
-    """Return what a block was: its number, rows, errors, tokens, images, and seconds by stage."""
-
-    def valid(name: str) -> int:
-        return table.num_rows - table[name].null_count if name in table.column_names else 0
-
-    figures: dict[str, int | float] = {
-        "block": table[BLOCK][0].as_py(),
-        "rows": table.num_rows,
-        "errors": valid(ERROR),
-        "texts": valid(TEXT_EMBEDDING),
-        "images": valid(IMAGE_EMBEDDING),
-        "tokens": 0,
-    }
+    """Return the rows, errors, tokens and images of a block, and the seconds of each stage."""
+    figures: dict[str, int | float] = {"rows": table.num_rows}
+    for name, column in (("errors", ERROR), ("images", IMAGE_EMBEDDING)):
+        figures[name] = pc.count(table[column]).as_py() if column in table.column_names else 0
     if TOKEN_IDS in table.column_names:
         figures["tokens"] = pc.sum(pc.list_value_length(table[TOKEN_IDS])).as_py() or 0
-    for stage in STAGES:
-        name = seconds_of(stage)
-        figures[f"{stage}_s"] = (
-            pc.sum(table[name]).as_py() or 0.0 if name in table.column_names else 0.0
-        )
-    return figures
+    seconds = {f"{stage}_s": seconds_of(stage) for stage in STAGES}
+    shared = {x: y for x, y in seconds.items() if y in table.column_names}
+    # Null where the rows are copied.
+    return figures | {x: pc.sum(table[y]).as_py() or 0.0 for x, y in shared.items()}

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from deployments.bulk.columns import (
     token_column,
 )
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.reading.lines import decode
+from deployments.bulk.reading.files import decode
 from deployments.images.sources import SCHEME, ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError, InputError
@@ -37,6 +37,8 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm"),
 )
 DECODE_THREADS = 4
+
+Image = bytes | memoryview
 
 
 class RowPreparer:
@@ -88,19 +90,16 @@ class RowPreparer:
 
     def _read(self, table: pa.Table, column: str) -> pa.Table:
         sources = {i: x for i, x in enumerate(table[column].to_pylist()) if x is not None}
-        found = self._loop.run(self._images(sources))
+        found = dict(zip(sources, self._loop.run(self._images(sources.values())), strict=True))
         errors = {i: f"image: {x}" for i, x in found.items() if isinstance(x, EmbeddingError)}
         good = [None if i in errors else found.get(i) for i in range(table.num_rows)]
         name = PIXELS if self._options.decodes_on_cpu else ENCODED
         return add_errors(put(table, name, pa.array(good, pa.large_binary())), errors)
 
-    async def _images(
-        self, sources: Mapping[int, object]
-    ) -> dict[int, bytes | memoryview | EmbeddingError]:
-        found = await asyncio.gather(*(self._image(source) for source in sources.values()))
-        return dict(zip(sources, found, strict=True))
+    async def _images(self, sources: Iterable[object]) -> list[Image | EmbeddingError]:
+        return await asyncio.gather(*map(self._image, sources))
 
-    async def _image(self, source: object) -> bytes | memoryview | EmbeddingError:
+    async def _image(self, source: object) -> Image | EmbeddingError:
         try:
             source = source_of(source)
             if not isinstance(source, (str, bytes)):
@@ -114,7 +113,7 @@ class RowPreparer:
         except EmbeddingError as error:
             return error
 
-    def _decode(self, data: bytes) -> bytes | memoryview:
+    def _decode(self, data: bytes) -> Image:
         """Return pixels as bytes, or the encoded image once its header is within the limits."""
         max_pixels = self._options.images.max_pixels
         image = open_image(data, max_pixels)

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
 from deployments.bulk.columns import IMAGE_EMBEDDING, TEXT_EMBEDDING
 from deployments.bulk.identity import Identity
-from deployments.bulk.output import JOB_FILE
-from deployments.bulk.reading.files import open_input, split, write_bytes
+from deployments.bulk.output import JOB_FILE, write_bytes
+from deployments.bulk.reading.files import open_input, split
 from deployments.bulk.reading.tables import ROW
 from deployments.bulk.sinks.choose import open_store
 from deployments.model.errors import OptionError
@@ -41,13 +42,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """A new output beside the old one.
+    """A new output beside the old one: rows of each, and changes by column of vectors.
 
     Attributes:
-        old_rows: rows of the old output.
-        new_rows: rows of the new one.
         missing_rows: rows of the old output that the new one does not have.
-        changes: by column of vectors that both have.
     """
 
     old_rows: int
@@ -80,21 +78,28 @@ def check(old_url: str, new_url: str, new: Identity, key: str | None) -> None:
     if split(old_url.rstrip("/")) == split(new_url.rstrip("/")):
         raise OptionError(f"the old output {old_url!r} stays as it is; name another as OUTPUT")
     old = identity_of(old_url)
-    if old.input != new.input and key not in json.loads(old.columns)["kept"]:
+    if old.files != new.files and key not in json.loads(old.columns)["kept"]:
         raise OptionError(
-            f"the old output {old_url!r} is of another input, or of blocks of another size: name "
-            f"the column of both that says which rows belong together by --id, not {key}"
+            f"the old output {old_url!r} is of another input: name the column of both that says "
+            f"which rows belong together by --id, not {key}"
         )
 
 
 def finish(old_url: str, new_url: str, key: str | None) -> Report:
-    """Compare a finished output with the old one, and write its manifest.
+    """Compare a finished output with the old one, and write what it is and replaces beside it.
 
     Rows belong together by their places where the input is the same, and by `key` otherwise.
     """
-    same_input = identity_of(old_url).input == identity_of(new_url).input
-    report = compare(old_url, new_url, None if same_input else key)
-    write_manifest(new_url, old_url, report)
+    old, new = identity_of(old_url), identity_of(new_url)
+    report = compare(old_url, new_url, None if old.files == new.files else key)
+    stated = {
+        "output": new_url,
+        "replaces": old_url,
+        "vectors": asdict(new),
+        "replaced_vectors": asdict(old),
+        "report": asdict(report),
+    }
+    write_bytes(f"{new_url.rstrip('/')}/{MANIFEST}", json.dumps(stated, indent=1).encode())
     return report
 
 
@@ -112,11 +117,8 @@ def compare(old_url: str, new_url: str, key: str | None = None) -> Report:
         if key not in found.schema.names:
             raise OptionError(f"{url!r} has no column {key}; name one that both outputs have")
     old_keys, new_keys = old.to_table([key])[key], new.to_table([key])[key]
-    names = [
-        name
-        for name in (TEXT_EMBEDDING, IMAGE_EMBEDDING)
-        if name in old.schema.names and name in new.schema.names
-    ]
+    shared = {*old.schema.names} & {*new.schema.names}
+    names = [name for name in (TEXT_EMBEDDING, IMAGE_EMBEDDING) if name in shared]
     changes = {name: change(old, new, key, name) for name in names}
     return Report(len(old_keys), len(new_keys), missing(old_keys, new_keys), changes)
 
@@ -149,17 +151,14 @@ def change(old: ds.Dataset, new: ds.Dataset, key: str, name: str) -> Change:
 def overlap(before: Rows, after: Rows) -> float:
     """Return the mean share of each row's nearest rows that are the same in both matrices."""
     first, second = nearest(before), nearest(after)
-    pairs = zip(first, second, strict=True)
-    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in pairs]))
+    return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
 
-def nearest(rows: Rows) -> list[list[int]]:
-    """Return the places of the rows with the largest inner products, for each row of [n, width]."""
+def nearest(rows: Rows) -> NDArray[np.int64]:
+    """Return the places [n, 10] of the rows with the largest inner products, for each row."""
     scores = rows @ rows.T
     np.fill_diagonal(scores, -np.inf)
-    count = min(NEIGHBOURS, len(rows) - 1)
-    found: list[list[int]] = np.argsort(-scores, axis=1, kind="stable")[:, :count].tolist()
-    return found
+    return np.argsort(-scores, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(rows) - 1)]
 
 
 def vectors(source: ds.Dataset, key: str, name: str, sample: pa.Array) -> Rows:
@@ -181,15 +180,3 @@ def dataset_of(url: str) -> ds.Dataset:
     """Return the blocks of an output."""
     system, path = split(url.rstrip("/"))
     return ds.dataset(path, filesystem=system, format="parquet")  # skips names with an underscore
-
-
-def write_manifest(new_url: str, old_url: str, report: Report) -> None:
-    """Say beside the new output what it is and what it replaces; appears whole or not at all."""
-    stated = {
-        "output": new_url,
-        "replaces": old_url,
-        "vectors": asdict(identity_of(new_url)),
-        "replaced_vectors": asdict(identity_of(old_url)),
-        "report": asdict(report),
-    }
-    write_bytes(f"{new_url.rstrip('/')}/{MANIFEST}", json.dumps(stated, indent=1).encode())

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deployments.bulk.columns import DIGEST, ERROR, VECTOR_COLUMNS, put
 from deployments.bulk.identity import Identity
+from deployments.bulk.options import EmbedOptions
 from deployments.bulk.prepare import locate, source_of
 from deployments.bulk.reading.files import open_input
 
@@ -30,17 +31,17 @@ Digests = NDArray[np.uint64]  # [rows, 2]
 Places = NDArray[np.int64]
 
 
-def digest_column(table: pa.Table, text: str | None, image: str | None, folder: str) -> pa.Array:
+def digest_column(table: pa.Table, options: EmbedOptions) -> pa.Array:
     """Return the digest of what each row embeds, null where the row has an error already.
 
     An image is known by its bytes, or by its address, size and time of change if it is a local
     file, or else by its address alone.
     """
     nulls = [None] * table.num_rows
-    texts, images = (nulls if x is None else table[x].to_pylist() for x in (text, image))
-    errors = table[ERROR].to_pylist()
-    rows = zip(texts, images, errors, strict=True)
-    digests = [None if error else _digest(x, y, folder) for x, y, error in rows]
+    names = options.text, options.image
+    texts, images = (nulls if x is None else table[x].to_pylist() for x in names)
+    rows = zip(texts, images, table[ERROR].to_pylist(), strict=True)
+    digests = [None if error else _digest(x, y, options.folder) for x, y, error in rows]
     return pa.array(digests, pa.binary(DIGEST_BYTES))
 
 
@@ -70,19 +71,12 @@ def digests_of(table: pa.Table) -> bytes:
 
 @dataclass(frozen=True)
 class OldRows:
-    """The rows of an output that carry a job's vectors, by their digests.
+    """The rows of an output that carry a job's vectors, by their digests."""
 
-    Attributes:
-        urls: its files.
-        starts: place of the first row of each file; rows are counted over all files.
-        digests: of the rows, each once, by their first halves upwards.
-        places: of the row of each digest.
-    """
-
-    urls: tuple[str, ...]
-    starts: Places
-    digests: Digests
-    places: Places
+    urls: tuple[str, ...]  # its files
+    starts: Places  # of the first row of each file; rows are counted over all files
+    digests: Digests  # of the rows, each once, by their first halves upwards
+    places: Places  # of the row of each digest
 
     @classmethod
     def of(cls, urls: Sequence[str], identity: Identity) -> "OldRows":

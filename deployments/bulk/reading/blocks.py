@@ -7,89 +7,23 @@ are looked at in Ray tasks; the driver sees where rows lie and their types, neve
 import fnmatch
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
+import pyarrow as pa
 import ray
 
-from deployments.bulk.prepare import IMAGE_SUFFIXES
-from deployments.bulk.reading.files import (
-    UTF16_MARKS,
-    find_files,
-    is_folder,
-    open_input,
-    shown,
-    suffixes,
-)
-from deployments.bulk.reading.looking import Look, Part, lance_version, look
-from deployments.bulk.reading.types import Fields, merged
+from deployments.bulk.reading.columnar import lance_version
+from deployments.bulk.reading.files import find_files, is_folder, partitions, shown, suffixes
+from deployments.bulk.reading.formats import KINDS, MODULES, UNREADABLE
+from deployments.bulk.reading.plan import Look, Part, Plan, RowBlock
+from deployments.bulk.reading.types import TEXT, merged
 from deployments.model.errors import OptionError
 
-KINDS = {
-    ".parquet": "parquet",
-    ".orc": "orc",
-    ".feather": "feather",
-    ".arrow": "feather",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tar": "tar",
-    **dict.fromkeys(IMAGE_SUFFIXES, "images"),
-}
 SIDE_FILES = ("*.crc", "*.md5", "*.sha256", "*.md", "LICENSE*", "*.yaml")  # that hold no rows
 PART_BYTES = 128 * 1024 * 1024  # of lines of JSON that one task looks at
 SMALL_BYTES, FEW_FILES = 4 * 1024 * 1024, 32  # looked at here, in less time than a task takes
 SHOWN_FAULTS = 3
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """Rows that are read, embedded and written together.
-
-    Attributes:
-        number: place among the blocks, from 0.
-        kind: one of the values of `KINDS`, or `lance`.
-        paths: the file; for images, one file for each row.
-        start: first row of the file, or first byte of text once it is unpacked.
-        num_rows: rows of the block.
-        first_row: rows of the input before it.
-    """
-
-    number: int
-    kind: str
-    paths: tuple[str, ...]
-    start: int
-    num_rows: int
-    first_row: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All blocks of a job, and what identifies its input.
-
-    Attributes:
-        blocks: in the order of their rows.
-        types: of the columns, from all of the input.
-        fingerprint: of the files and how they are cut.
-        lost: files of the input whose rows are not in the blocks, or not all, and why.
-    """
-
-    blocks: tuple[RowBlock, ...]
-    types: Fields
-    fingerprint: str
-    lost: dict[str, str]
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the input."""
-        return sum(block.num_rows for block in self.blocks)
-
-    @property
-    def kinds(self) -> set[str]:
-        """What kinds of files it has."""
-        return {block.kind for block in self.blocks}
 
 
 def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
@@ -103,44 +37,42 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
     Raises:
         OptionError: nothing is there, or nothing that can be read.
     """
-    passed = (*ignored, *SIDE_FILES)
     if is_folder(f"{url.rstrip('/')}/_versions"):
-        files = {lance_version(url): 0}
-        kinds = dict.fromkeys(files, "lance")
+        kinds, files = {lance_version(url): "lance"}, {lance_version(url): 0}
     else:
+        passed = (*ignored, *SIDE_FILES)
         files = {path: size for path, size in find_files(url).items() if not _matches(path, passed)}
+        files = _current(url, files)
         kinds = {path: KINDS.get(suffixes(path)[0], "") for path in files}
     lost = {path: "no known kind of file" for path, kind in kinds.items() if not kind}
-    tables = [path for path, kind in kinds.items() if kind not in ("", "images")]
     images = [path for path, kind in kinds.items() if kind == "images"]
+    tables = [path for path, kind in kinds.items() if kind not in ("", "images")]
     if tables:
-        _refuse_tables(url, files)
         lost |= dict.fromkeys(images, "an image beside tables, which name theirs")
-        images = []
-    looks = look_at(
-        [x for path in tables for x in _parts(path, kinds[path], files[path])], block_rows
-    )
-    lost |= {part.url: found.fault for part, found in looks if found.fault}
+    parts = [part for path in tables for part in _parts(path, kinds[path], files[path])]
+    looks = look_at(parts, block_rows, sum(files[path] for path in tables))
+    lost |= {part.url: found.fault for part, found in zip(parts, looks, strict=True) if found.fault}
     found: list[tuple[str, tuple[str, ...], int, int]] = [
-        (found.kind or part.kind, (part.url,), start, count)
-        for part, found in looks
-        for start, count in found.spans
+        (part.kind, (part.url,), start, min(block_rows, look.num_rows - i * block_rows))
+        for part, look in zip(parts, looks, strict=True)
+        for i, start in enumerate(look.starts)
     ]
-    for start in range(0, len(images), block_rows):
-        some = tuple(images[start : start + block_rows])
-        found.append(("images", some, 0, len(some)))
+    if not tables:
+        cuts = (images[x : x + block_rows] for x in range(0, len(images), block_rows))
+        found = [("images", tuple(paths), 0, len(paths)) for paths in cuts]
     if not found:
         raise OptionError(_nothing(url, lost))
     first_rows = itertools.accumulate((count for *_, count in found), initial=0)
     blocks = [RowBlock(i, *x, next(first_rows)) for i, x in enumerate(found)]
-    digest = hashlib.sha256(repr((block_rows, *files.items())).encode("utf-8", "surrogateescape"))
-    types = merged(found.types for _, found in looks)
-    return Plan(tuple(blocks), types, digest.hexdigest(), {shown(x): lost[x] for x in lost})
+    digest = hashlib.sha256(repr([*files.items()]).encode("utf-8", "surrogateescape")).hexdigest()
+    found_types = merged(look.types for look in looks)
+    types = {x: TEXT if pa.types.is_null(kind) else kind for x, kind in found_types.items()}
+    fingerprint = f"{digest} in blocks of {block_rows} rows"
+    return Plan(tuple(blocks), types, fingerprint, {shown(x): lost[x] for x in lost})
 
 
-def look_at(parts: Sequence[Part], block_rows: int) -> list[tuple[Part, Look]]:
+def look_at(parts: Sequence[Part], block_rows: int, size_bytes: int) -> list[Look]:
     """Look at files in parallel, on the Ray that runs."""
-    size_bytes = sum(part.size_bytes for part in parts)
     if not ray.is_initialized() or (size_bytes < SMALL_BYTES and len(parts) < FEW_FILES):
         return _look_at_some(parts, block_rows)
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -150,19 +82,27 @@ def look_at(parts: Sequence[Part], block_rows: int) -> list[tuple[Part, Look]]:
     return [found[i % tasks][i // tasks] for i in range(len(parts))]
 
 
-def _look_at_some(parts: Sequence[Part], block_rows: int) -> list[tuple[Part, Look]]:
-    return [(part, look(part, block_rows)) for part in parts]
+def _look_at_some(parts: Sequence[Part], block_rows: int) -> list[Look]:
+    """Look at parts one after the other; a file that cannot be read is one fault."""
+    looks: list[Look] = []
+    for part in parts:
+        try:
+            found = MODULES[part.kind].look(part, block_rows)
+        except UNREADABLE as error:
+            found = Look(fault=f"it cannot be read: {error}")
+        if found.num_rows:
+            found.types = {**dict.fromkeys(partitions(part.url), TEXT), **found.types}
+        looks.append(found)
+    return looks
 
 
 def _parts(path: str, kind: str, size_bytes: int) -> list[Part]:
     """Cut a large file of lines, which can be looked at anywhere, into parts."""
-    if kind == "jsonl" and not suffixes(path)[1] and size_bytes > PART_BYTES:
-        with open_input(path) as source:
-            is_utf8 = source.read(2) not in UTF16_MARKS
-        if is_utf8:
-            starts = range(0, size_bytes, PART_BYTES)
-            return [Part(path, kind, PART_BYTES, x, x + PART_BYTES) for x in starts]
-    return [Part(path, kind, size_bytes)]
+    step = PART_BYTES if kind == "jsonl" and not suffixes(path)[1] else size_bytes
+    starts = range(0, size_bytes, step) if size_bytes else [0]
+    # The last one has no end: as UTF-8 a text may be longer than its file.
+    stops = [*starts[1:], math.inf]
+    return [Part(path, kind, *x) for x in zip(starts, stops, strict=True)]
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
@@ -170,15 +110,38 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, x) or path == x for x in patterns)
 
 
-def _refuse_tables(url: str, files: Iterable[str]) -> None:
-    """Refuse folders whose files are not all current: their table says which ones are."""
-    name = "delta" if is_folder(f"{url.rstrip('/')}/_delta_log") else ""
-    if name or any(path.endswith(".metadata.json") for path in files):
-        name = name or "iceberg"
-        raise OptionError(
-            f"the input {url!r} is a {name} table; read it in Python by ray.data.read_{name} "
-            "and embed that dataset by deployments.bulk.embed"
-        )
+def _current(url: str, files: dict[str, int]) -> dict[str, int]:
+    """Return those of the files that the Delta table has now; all where the folder is none.
+
+    Raises:
+        OptionError: it is an Iceberg table, or one of Delta whose files alone do not tell its rows.
+    """
+    name = "Delta" if is_folder(f"{url.rstrip('/')}/_delta_log") else ""
+    if name:
+        try:
+            from deltalake import DeltaTable
+            from deltalake.exceptions import DeltaError
+
+            table = DeltaTable(url)
+            needs, current = table.protocol(), set(table.file_uris())
+        except ImportError:
+            raise OptionError(
+                "Delta needs deltalake; pip install 'jina-clip-serve[delta]'"
+            ) from None
+        except DeltaError as error:
+            raise OptionError(f"{url!r} is no Delta table that can be read: {error}") from error
+        # Deleted rows and renamed columns are in its log alone; times without a zone are not.
+        features = set(needs.reader_features or ()) - {"timestampNtz"}
+        if not features and needs.min_reader_version != 2 and current <= set(files):
+            return {path: files[path] for path in files if path in current}
+    elif any(path.endswith(".metadata.json") for path in files):
+        name = "Iceberg"
+    if not name:
+        return files
+    raise OptionError(
+        f"the rows of the {name} table {url!r} are not those of its files alone; read it in Python "
+        f"by ray.data.read_{name.lower()} and embed that dataset by deployments.bulk.embed"
+    )
 
 
 def _nothing(url: str, lost: dict[str, str]) -> str:

@@ -7,7 +7,8 @@ import io
 import lzma
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -27,9 +28,13 @@ PACKED: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
     ".zst": partial(pa.CompressedInputStream, compression="zstd"),
 }
-CHUNK_BYTES = 16 * 1024 * 1024
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+CHUNK_BYTES = 4 * 1024 * 1024
 UTF8_MARK = b"\xef\xbb\xbf"  # written before UTF-8 by some programs
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+Line = tuple[bytes, int]
+"""A line with its end, and the byte after it."""
 
 
 def suffixes(url: str) -> tuple[str, str]:
@@ -66,33 +71,28 @@ def find_files(url: str) -> dict[str, int]:
     Raises:
         OptionError: there are none.
     """
+    system, path = split(url)
+    prefix = ""
+    if not isinstance(system, fs.LocalFileSystem):
+        prefix = url[: url.rindex(path)] if path and path in url else S3
     try:
-        files = sorted(_list(url))
+        kind, size_bytes = _look_up(url)
+        if kind is fs.FileType.File:
+            return {prefix + path: size_bytes}
+        top = path
+        if kind is fs.FileType.NotFound and WILDCARD.search(path):
+            top = WILDCARD.split(path)[0].rpartition("/")[0]
+        found = {
+            prefix + name: size_bytes
+            for name, size_bytes in sorted(_walk(system, top))
+            if (top == path or fnmatch.fnmatchcase(name, path))
+            and not any(part[0] in "._" for part in name.removeprefix(top).split("/") if part)
+        }
     except OSError as error:
         raise OptionError(f"the input {url!r} cannot be read: {error}") from error
-    if not files:
+    if not found:
         raise OptionError(f"the input {url!r} has no files")
-    return dict(files)
-
-
-def _list(url: str) -> list[tuple[str, int]]:
-    system, path = split(url)
-    is_store = not isinstance(system, fs.LocalFileSystem)
-    kind, size_bytes = _look_up(url)
-    if kind is fs.FileType.File:
-        return [(url if is_store else path, size_bytes)]
-    top = path
-    if kind is fs.FileType.NotFound:
-        if not WILDCARD.search(path):
-            return []
-        top = WILDCARD.split(path)[0].rpartition("/")[0]
-    prefix = "" if not is_store else url[: url.rindex(path)] if path and path in url else S3
-    return [
-        (prefix + name, size_bytes)
-        for name, size_bytes in _walk(system, top)
-        if (top == path or fnmatch.fnmatchcase(name, path))
-        and not any(part[0] in "._" for part in name.removeprefix(top).split("/") if part)
-    ]
+    return found
 
 
 def _walk(system: fs.FileSystem, top: str) -> Iterator[tuple[str, int]]:
@@ -101,7 +101,10 @@ def _walk(system: fs.FileSystem, top: str) -> Iterator[tuple[str, int]]:
         found = system.get_file_info(fs.FileSelector(top, recursive=True, allow_not_found=True))
         yield from ((x.path, x.size) for x in found if x.is_file)
         return
-    for folder, _, names in os.walk(top or "/", followlinks=True):
+    for folder, folders, names in os.walk(top or "/", followlinks=True):
+        below = {x: os.path.realpath(os.path.join(folder, x)) + "/" for x in folders}
+        here = os.path.realpath(folder) + "/"  # a link to a folder above would be walked for ever
+        folders[:] = [x for x in folders if not here.startswith(below[x])]
         for path in (os.path.join(folder, name) for name in names):
             if os.path.isfile(path):
                 yield path, os.path.getsize(path)
@@ -176,19 +179,36 @@ def chunks(url: str, start: int = 0) -> Iterator[bytes]:
             start = max(0, start - len(part))
 
 
-def partitions(url: str) -> dict[str, str]:
+def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes cut behind the end of a line: a newline, a return, or both."""
+    held: list[bytes] = []
+    for part in parts:
+        end = max(part.rfind(b"\n"), part.rfind(b"\r", 0, -1)) + 1  # a newline may follow a return
+        if end:
+            yield b"".join((*held, part[:end]))
+            held.clear()
+        held.append(part[end:])
+    if rest := b"".join(held):
+        yield rest
+
+
+def lines_of(parts: Iterable[bytes], start: int = 0) -> Iterator[Line]:
+    """Yield the lines of a file from the byte `start` on, each with the byte after it."""
+    for data in whole_lines(parts):
+        for line in data.splitlines(keepends=True):
+            start += len(line)
+            yield line, start
+
+
+def decode(data: bytes) -> str:
+    """Return text in UTF-8 or, where it is none, in Windows-1252; no byte is lost."""
+    for encoding in ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    return data.decode("latin-1")
+
+
+def partitions(url: str) -> dict[str, str | None]:
     """Return the columns that a path gives, as `lang=de` in `/lang=de/part-0.parquet`."""
     found = (part.partition("=") for part in url.split("/")[:-1] if "=" in part)
-    return {name: unquote(value) for name, _, value in found if name}
-
-
-def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
-    """Write a file whole or not at all: through a rename, or by a store's own atomic upload."""
-    system, path = split(url)
-    is_local = isinstance(system, fs.LocalFileSystem)
-    folder, _, name = path.rpartition("/")
-    target = f"{folder}/.{name}.{os.getpid()}" if is_local else path
-    with system.open_output_stream(target) as stream:
-        stream.write(data)
-    if is_local:
-        system.move(target, path)
+    return {x: None if y == HIVE_NULL else unquote(y) for x, _, y in found if x}

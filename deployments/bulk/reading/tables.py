@@ -1,46 +1,37 @@
 """The first stage: reads the rows of a block into the columns that the job needs."""
 
-import bisect
 import itertools
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deployments.bulk.columns import ERROR, INTERNAL, OUTPUT_NAMES, add_seconds
-from deployments.bulk.reading import lines, tars
-from deployments.bulk.reading.blocks import Plan, RowBlock
-from deployments.bulk.reading.files import chunks, open_input, partitions, shown
-from deployments.bulk.reading.looking import COLUMNAR, UNREADABLE, open_columns
-from deployments.bulk.reading.types import TEXT, Fields, column_of, plain, to_column, value_of
+from deployments.bulk.reading import columnar, tars
+from deployments.bulk.reading.files import partitions, shown, suffixes
+from deployments.bulk.reading.formats import MODULES, UNREADABLE
+from deployments.bulk.reading.plan import Fields, Plan, RowBlock
+from deployments.bulk.reading.types import TEXT, ParsedRow, column_of, plain, to_column, value_of
 from deployments.model.errors import OptionError
 
 ROW = "row"
 PATH = "path"
 BLOCK = f"{INTERNAL}block"
+SEEKABLE = ("jsonl", "csv", "tar")  # unless packed, a block is found without reading up to it
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns are read.
-
-    Attributes:
-        text: column of the texts; a field of a column as `meta.text`.
-        image: column of the images.
-        kept: columns that the output has too.
-        types: Arrow type of each column that is read.
-    """
+    """Which columns are read, `meta.text` for a field of one, and which of them are kept."""
 
     text: str | None
     image: str | None
     kept: tuple[str, ...]
-    types: Fields
+    types: Fields  # of all that are read
 
     @classmethod
     def choose(
@@ -90,12 +81,13 @@ def require_image(name: str, kind: pa.DataType) -> None:
 
 
 class BlockReader:
-    """Reads blocks, one after the other; what follows a block stays open for the next."""
+    """Reads blocks, one after the other; what follows a block stays open for one further down."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._next = ("", -1)  # the file, and the row of the input
         self._rest: Iterator[Any] = iter(())  # Any: rows, or tables
+        self._rows_each = 1  # of these tables
 
     def read(self, block: RowBlock) -> pa.Table:
         """Return the block's rows with `row`, `error` and the columns of the layout.
@@ -123,72 +115,15 @@ class BlockReader:
         types, path = self._layout.types, block.paths[0]
         if block.kind == "images":
             return rows_to_table([({PATH: address(x)}, None) for x in block.paths], types)
-        given = partitions(path)
-        if self._next != (path, block.first_row):
-            self._rest = open_rows(block, types)
-        if block.kind in COLUMNAR:
-            return columns_to_table(next(self._rest, pa.table({})), given, types)
-        rows = itertools.islice(self._rest, block.num_rows)
+        given, module = partitions(path), MODULES[block.kind]
+        skipped = block.first_row - self._next[1] if self._next[0] == path else -1
+        if skipped < 0 or (skipped and block.kind in SEEKABLE and not suffixes(path)[1]):
+            self._rest, self._rows_each, skipped = module.rows(block, types), block.num_rows, 0
+        if module is columnar:
+            tables = itertools.islice(self._rest, skipped // self._rows_each, None)
+            return columns_to_table(next(tables, pa.table({})), given, types)
+        rows = itertools.islice(self._rest, skipped, skipped + block.num_rows)
         return rows_to_table([({**given, **record}, error) for record, error in rows], types)
-
-
-def open_rows(block: RowBlock, names: Collection[str]) -> Iterator[Any]:
-    """Yield what is in a file from a block on: tables of as many rows as it has, or rows."""
-    path, start = block.paths[0], block.start
-    if block.kind in COLUMNAR:
-        return cut(columns_of(block, names), block.num_rows)
-    if block.kind == "tar":
-        return tar_rows(path, start, names)
-    if block.kind == "json":
-        return iter(lines.json_list(path)[start:])
-    found = lines.lines_of(chunks(path, start), start)
-    if block.kind == "jsonl":
-        return (row for row, _ in lines.json_rows(found))
-    header, delimiter, _ = lines.csv_header(lines.lines_of(chunks(path)))
-    return (row for row, _ in lines.csv_rows(found, header, delimiter))
-
-
-def tar_rows(path: str, start: int, names: Collection[str]) -> Iterator[lines.ParsedRow]:
-    """Yield the samples of a tar from one on."""
-    with tars.open_tar(path) as file:
-        samples, _ = tars.samples_of(file)
-        for key, members in itertools.islice(samples.items(), start, None):
-            yield tars.read(file, key, members, names)
-
-
-def columns_of(block: RowBlock, names: Collection[str]) -> Iterator[pa.Table]:
-    """Yield the columns of a file from a block on, those that names are of or are fields of."""
-    path, skipped, rows = block.paths[0], block.start, block.num_rows
-    file, schema = open_columns(block.kind, path)
-    wanted = {name if name in schema.names else name.partition(".")[0] for name in names}
-    columns = [name for name in schema.names if name in wanted] or schema.names[:1]  # to count
-    if block.kind == "lance":
-        batches, skipped = file.to_batches(columns, offset=skipped, batch_size=rows), 0
-    elif block.kind == "parquet":  # row groups are skipped, and not held as a whole
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        first = bisect.bisect_right(list(itertools.accumulate(sizes)), skipped)
-        skipped -= sum(sizes[:first])
-        reader = pq.ParquetFile(open_input(path), metadata=file.metadata)
-        batches = reader.iter_batches(rows, list(range(first, len(sizes))), columns)
-    else:
-        batches = file.to_batches(columns=columns, batch_readahead=1)
-    for batch in batches:
-        if skipped < batch.num_rows:
-            yield pa.Table.from_batches([batch.slice(skipped)])
-        skipped = max(0, skipped - batch.num_rows)
-
-
-def cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield tables of so many rows, and a last one of those that are left."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        while sum(x.num_rows for x in held) >= rows:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, rows)
-            held = [whole.slice(rows)]
-    if held:
-        yield pa.concat_tables(held)
 
 
 def address(path: str) -> str:
@@ -196,30 +131,26 @@ def address(path: str) -> str:
     return path if path == shown(path) else f"file://{quote(os.fsencode(path))}"
 
 
-def columns_to_table(table: pa.Table, given: Mapping[str, str], types: Fields) -> pa.Table:
-    """Return columns of a file as those of the layout; a value that does not fit is an error."""
-    errors: dict[int, str] = {}
-    columns: dict[str, pa.Array | pa.ChunkedArray | None] = {}
-    for name, kind in types.items():
+def columns_to_table(table: pa.Table, given: Mapping[str, str | None], types: Fields) -> pa.Table:
+    """Return columns of a file as those of the layout."""
+    found = {}
+    for name in types:
         column = column_of(table, name)
-        if column is None:
-            column = pa.chunked_array([pa.array([given.get(name)] * table.num_rows, TEXT)])
-        columns[name] = None
-        if kind != TEXT or plain(column.type) == TEXT:  # others become text as JSON has them
-            with suppress(pa.ArrowException):
-                columns[name] = column.cast(kind)
-        if columns[name] is None:
-            columns[name] = to_column(name, column.to_pylist(), kind, errors)
-    columns[ERROR] = pa.array([errors.get(i) for i in range(table.num_rows)], pa.string())
-    return pa.table(columns)
+        found[name] = [given.get(name)] * table.num_rows if column is None else column
+    return to_table(found, table.num_rows, types, {})
 
 
-def rows_to_table(rows: Sequence[lines.ParsedRow], types: Fields) -> pa.Table:
-    """Return parsed rows as columns; a value that its column cannot hold becomes an error."""
+def rows_to_table(rows: Sequence[ParsedRow], types: Fields) -> pa.Table:
+    """Return parsed rows as columns."""
+    found = {name: [value_of(record, name) for record, _ in rows] for name in types}
     errors = {index: error for index, (_, error) in enumerate(rows) if error}
-    columns = {
-        name: to_column(name, [value_of(record, name) for record, _ in rows], kind, errors)
-        for name, kind in types.items()
-    }
-    columns[ERROR] = pa.array([errors.get(i) for i in range(len(rows))], pa.string())
+    return to_table(found, len(rows), types, errors)
+
+
+def to_table(
+    found: Mapping[str, Any], num_rows: int, types: Fields, errors: dict[int, str]
+) -> pa.Table:
+    """Return columns with the errors of their rows; a value that does not fit is one."""
+    columns = {name: to_column(name, found[name], kind, errors) for name, kind in types.items()}
+    columns[ERROR] = pa.array([errors.get(i) for i in range(num_rows)], pa.string())
     return pa.table(columns)

@@ -1,20 +1,22 @@
-"""WebDataset tars: which members are a sample, and where they lie.
+"""WebDataset tars: members of one name up to its first dot are a sample, wherever they lie."""
 
-Members of one name up to the first dot of the file's name are a sample, wherever they lie.
-"""
-
+import itertools
 import os
 import posixpath
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Collection
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+import pyarrow as pa
+
 from deployments.bulk.prepare import IMAGE_SUFFIXES
-from deployments.bulk.reading.files import CHUNK_BYTES, open_input, open_unpacked, suffixes
-from deployments.bulk.reading.lines import ParsedRow, Record, decode
+from deployments.bulk.reading.files import CHUNK_BYTES, decode, open_input, open_unpacked, suffixes
+from deployments.bulk.reading.plan import Fields, Look, Part, RowBlock
+from deployments.bulk.reading.types import TEXT as TEXT_TYPE
+from deployments.bulk.reading.types import ParsedRow, Record
 
 KEY, TEXT, IMAGE, JSON = "key", "text", "image", "json"
 IMAGE_ENDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
@@ -26,7 +28,26 @@ Samples = dict[str, dict[str, Place]]
 """The members of each key by their extensions."""
 
 
-def open_tar(url: str) -> BinaryIO:
+def look(part: Part, block_rows: int) -> Look:
+    """Look at the headers of all members."""
+    with _open(part.url) as file:
+        samples, fault = _samples(file)
+    found = sorted({extension for members in samples.values() for extension in members})
+    types = dict.fromkeys((KEY, TEXT, JSON, *found), TEXT_TYPE)
+    if images := [extension for extension in found if _end(extension) in IMAGE_ENDS]:
+        types |= dict.fromkeys((IMAGE, *images), pa.large_binary())
+    return Look(len(samples), range(0, len(samples), block_rows), types, fault)
+
+
+def rows(block: RowBlock, names: Fields) -> Iterator[ParsedRow]:
+    """Yield the samples of a tar from a block on; members that no name means are not read."""
+    with _open(block.paths[0]) as file:
+        samples, _ = _samples(file)
+        for key, members in itertools.islice(samples.items(), block.start, None):
+            yield _row(file, key, members, names)
+
+
+def _open(url: str) -> BinaryIO:
     """Open a tar for reading at any place; a packed one is unpacked into a file without a name."""
     if not suffixes(url)[1]:
         return open_input(url)
@@ -37,7 +58,7 @@ def open_tar(url: str) -> BinaryIO:
     return copy
 
 
-def samples_of(file: BinaryIO) -> tuple[Samples, str]:
+def _samples(file: BinaryIO) -> tuple[Samples, str]:
     """Return the samples of a tar in the order of their first members, and what is wrong with it.
 
     Hidden members, as macOS makes them, are none. Links are the members that they name.
@@ -77,37 +98,27 @@ def samples_of(file: BinaryIO) -> tuple[Samples, str]:
     return samples, fault or ("" if samples or not size else "it has no members")
 
 
-def read(file: BinaryIO, key: str, members: dict[str, Place], wanted: Collection[str]) -> ParsedRow:
-    """Return those columns of a sample that are wanted; others are not read.
-
-    A column is a member by its extension, or the only text, image or JSON under that name.
-    """
+def _row(file: BinaryIO, key: str, members: dict[str, Place], names: Fields) -> ParsedRow:
+    """Return a sample: a column is a member by its extension, or the only one of that kind."""
     record: Record = {KEY: key}
     faults = []
-    for name in wanted:
-        found = (
-            [name] if name in members else [x for x in members if _end(x) in KINDS.get(name, ())]
-        )
+    for name in names:
+        ends = KINDS.get(name, ())
+        found = [name] if name in members else [x for x in members if _end(x) in ends]
         if len(found) > 1:
             faults.append(
                 f"{name}: the sample has {len(found)} of them ({', '.join(found)}); name one by "
                 f"--{name}, or rename: a key ends at the first dot of the file's name"
             )
             continue
-        for extension in found:
-            place = members[extension]
-            if isinstance(place, str):
-                faults.append(f"{extension}: {place}")
-                continue
+        place = members[found[0]] if found else None
+        if isinstance(place, str):
+            faults.append(f"{found[0]}: {place}")
+        elif place is not None:
             file.seek(place[0])
             value = file.read(place[1])
-            record[name] = value if is_image(extension) else decode(value)
+            record[name] = value if _end(found[0]) in IMAGE_ENDS else decode(value)
     return record, "; ".join(faults) or None
-
-
-def is_image(extension: str) -> bool:
-    """Tell whether members of an extension are images."""
-    return _end(extension) in IMAGE_ENDS
 
 
 def _end(extension: str) -> str:

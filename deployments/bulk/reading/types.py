@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import pyarrow as pa
 
+from deployments.bulk.reading.plan import Fields
 from deployments.model.errors import OptionError
 
-Fields = Mapping[str, pa.DataType]
+Record = dict[str, Any]  # Any: whatever JSON holds
+ParsedRow = tuple[Record, str | None]
+"""A row, or why it cannot be read."""
 TEXT = pa.large_string()
 UNFIT = (pa.ArrowException, UnicodeEncodeError, OverflowError)  # raised for a value of another type
 
@@ -42,7 +47,7 @@ def merged(parts: Iterable[Fields]) -> dict[str, pa.DataType]:
     for part in parts:
         for name, kind in part.items():
             types[name] = _both(name, types.get(name, pa.null()), kind)
-    return {name: TEXT if pa.types.is_null(kind) else kind for name, kind in types.items()}
+    return types
 
 
 def _both(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -78,15 +83,18 @@ def value_of(record: Mapping[str, object], name: str) -> object:
 
 
 def to_column(
-    name: str, values: list[object], kind: pa.DataType, errors: dict[int, str]
-) -> pa.Array:
+    name: str, values: pa.ChunkedArray | list[object], kind: pa.DataType, errors: dict[int, str]
+) -> pa.Array | pa.ChunkedArray:
     """Return values as a column, null where one does not fit; adds the reason to `errors`."""
+    if isinstance(values, pa.ChunkedArray):
+        if kind != TEXT or plain(values.type) == TEXT:  # others become text as JSON has them
+            with suppress(pa.ArrowException):
+                return values.cast(kind)
+        values = values.to_pylist()
     if kind == TEXT:
         values = [as_text(value) for value in values]
-    try:
+    with suppress(*UNFIT):
         return pa.array(values, kind)
-    except UNFIT:
-        pass
     for index, value in enumerate(values):
         try:
             pa.array([value], kind)

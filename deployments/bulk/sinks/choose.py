@@ -4,13 +4,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from deployments.bulk.columns import (
-    ERROR,
-    IMAGE_EMBEDDING,
-    SCALES,
-    TEXT_EMBEDDING,
-    TYPES,
-)
+from deployments.bulk.columns import IMAGE_EMBEDDING, SCALES, TEXT_EMBEDDING, TYPES
 from deployments.bulk.options import BITS, EmbedOptions
 from deployments.bulk.output import Output, OutputFolder
 from deployments.bulk.reading.tables import ROW, Layout
@@ -30,7 +24,7 @@ def open_output(url: str, layout: Layout, options: EmbedOptions, key: str | None
     if key is None:
         raise OptionError(f"{store.shown!r} holds each row under its id; name the column by --id")
     kept = {ROW: pa.int64()} | {name: layout.types[name] for name in (*layout.kept, key)}
-    return StoreOutput(store, kept, key, vector_types(options), ERROR)
+    return StoreOutput(store, kept, key, vector_types(options))
 
 
 def open_store(url: str) -> Store | None:

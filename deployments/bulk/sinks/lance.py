@@ -1,13 +1,12 @@
 """Lance: a folder or object-store URL that ends in `.lance`, or begins with `lance://`."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import lance
 import pyarrow as pa
 
 from deployments.bulk.reading.tables import ROW
-from deployments.bulk.sinks.store import JOB, not_earlier
+from deployments.bulk.sinks.store import JOB, Store, not_earlier
 from deployments.model.errors import OptionError
 
 SUFFIX = ".lance"
@@ -16,30 +15,16 @@ UNIQUE = {"lance-schema:unenforced-primary-key": "true"}
 CONFLICT_RETRIES = 20
 
 
-@dataclass(frozen=True)
-class Lance:
-    """A Lance data set.
+class Lance(Store):
+    """A Lance data set at a local path or a URL of an object store.
 
     Ray Data's own writer for Lance commits once, at the end: a job that is killed would start anew.
-
-    Attributes:
-        url: a local path or a URL of an object store.
     """
 
-    url: str
     transient = (OSError,)
 
-    @property
-    def shown(self) -> str:
-        """The URL."""
-        return self.url
-
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
-        """Create a data set, unless it is there.
-
-        Raises:
-            OptionError: one of other columns is.
-        """
+        """Create a data set, unless one with these columns is there."""
         if (there := self._open(part)) is None:
             place = schema.get_field_index(key)
             schema = schema.set(place, schema.field(place).with_metadata(UNIQUE))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -16,22 +15,27 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from deployments.bulk.reading.tables import ROW
-from deployments.bulk.sinks.store import JOB, not_earlier, plain
+from deployments.bulk.sinks.store import JOB, Store, not_earlier, plain
 from deployments.model.errors import OptionError
 
 MAX_NAME_BYTES = 63  # of PostgreSQL, which cuts longer ones
 BLOCKS = "_blocks"
+COLUMN_TYPES: list[tuple[Callable[[pa.DataType], bool], str, Callable[[Any], Any]]] = [
+    (pa.types.is_boolean, "bool", lambda x: x),
+    (pa.types.is_uint64, "numeric", Decimal),
+    (pa.types.is_integer, "int8", lambda x: x),
+    (pa.types.is_floating, "float8", lambda x: x),
+    (pa.types.is_decimal, "numeric", Decimal),
+    (pa.types.is_date, "date", lambda x: x),
+    (pa.types.is_binary, "bytea", lambda x: x),
+    (pa.types.is_large_binary, "bytea", lambda x: x),
+    (pa.types.is_nested, "jsonb", lambda x: Jsonb(without_nul(plain(x)))),
+]
 
 
-@dataclass(frozen=True)
-class Postgres:
-    """A table of a PostgreSQL database.
+class Postgres(Store):
+    """A table of a PostgreSQL database, which the URL names too."""
 
-    Attributes:
-        url: with the name of the table.
-    """
-
-    url: str
     transient = (psycopg.OperationalError,)
 
     @property
@@ -42,13 +46,10 @@ class Postgres:
         return parts._replace(netloc=place if parts.username else parts.netloc).geturl()
 
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
-        """Create a table, and the extension of vectors, unless they are there.
-
-        Raises:
-            OptionError: a column that PostgreSQL has no type for, or a table of other columns.
-        """
+        """Create a table, and the extension of vectors, unless they are there."""
         columns = sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(x.name), sql.SQL(type_of(x))) for x in schema
+            sql.SQL("{} {}").format(sql.Identifier(x.name), sql.SQL(column_type(x.type)[0]))
+            for x in schema
         )
         order = "create table if not exists {} ({}, primary key ({}))"
         with self._connect() as connection:
@@ -66,42 +67,28 @@ class Postgres:
 
     def upsert(self, part: str, table: pa.Table, key: str) -> None:
         """Write rows over those with the same key in one transaction."""
-        names = sql.SQL(", ").join(map(sql.Identifier, table.column_names))
-        sets = sql.SQL(", ").join(
-            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name))
-            for name in table.column_names
-        )
-        # Rows in one order, so that two writers never wait for each other.
-        insert = sql.SQL(
+        order = (  # rows in one order, so that two writers never wait for each other
             "insert into {table} as old ({names}) select {names} from incoming order by {key} "
-            "on conflict ({key}) do update set {sets}{later}"
-        ).format(
-            table=self._name(part),
-            names=names,
-            key=sql.Identifier(key),
-            sets=sets,
-            later=sql.SQL(
-                f" where {not_earlier('old', 'excluded')}" if ROW in table.column_names else ""
-            ),
+            "on conflict ({key}) do update set {sets}"
         )
-        converters = [converter(field) for field in table.schema]
-        columns = [table[name].to_pylist() for name in table.column_names]
+        if ROW in table.column_names:
+            order += f" where {not_earlier('old', 'excluded')}"
+        columns = [sql.Identifier(name) for name in table.column_names]
+        names = sql.SQL(", ").join(columns)
+        sets = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(x) for x in columns)
+        places = {"table": self._name(part), "key": sql.Identifier(key)}
+        insert = sql.SQL(order).format(names=names, sets=sets, **places)
+        types, converters = zip(*(column_type(x.type) for x in table.schema), strict=True)
+        values = [table[name].to_pylist() for name in table.column_names]
+        temporary = sql.SQL("create temp table incoming (like {}) on commit drop")
+        copy_in = sql.SQL("copy incoming ({}) from stdin (format binary)").format(names)
         with self._connect() as connection, connection.cursor() as cursor:
-            cursor.execute(
-                sql.SQL("create temp table incoming (like {}) on commit drop").format(
-                    self._name(part)
-                )
-            )
-            copy_in = sql.SQL("copy incoming ({}) from stdin (format binary)").format(names)
+            cursor.execute(temporary.format(self._name(part)))
             with cursor.copy(copy_in) as copy:
-                copy.set_types([type_of(field).partition("(")[0] for field in table.schema])
-                for row in zip(*columns, strict=True):
-                    copy.write_row(
-                        [
-                            None if value is None else convert(value)
-                            for convert, value in zip(converters, row, strict=True)
-                        ]
-                    )
+                copy.set_types([name.partition("(")[0] for name in types])
+                for row in zip(*values, strict=True):
+                    pairs = zip(converters, row, strict=True)
+                    copy.write_row([None if x is None else convert(x) for convert, x in pairs])
             cursor.execute(insert)
 
     def rows(self, part: str) -> list[dict[str, Any]]:
@@ -141,63 +128,33 @@ class Postgres:
         return sql.Identifier(*(table + part).split("."))
 
 
-def type_of(field: pa.Field) -> str:
-    """Return PostgreSQL's type for a column.
+def column_type(kind: pa.DataType) -> tuple[str, Callable[[Any], Any]]:
+    """Return PostgreSQL's type for a column, and what makes a value of Arrow one of psycopg's.
 
     Raises:
         OptionError: int8 vectors, which pgvector does not have.
     """
-    kind, types = field.type, pa.types
-    if types.is_fixed_size_list(kind):
-        return vector_type(kind)
-    plainly: list[tuple[Callable[[pa.DataType], bool], str]] = [
-        (types.is_boolean, "bool"),
-        (types.is_uint64, "numeric"),
-        (types.is_integer, "int8"),
-        (types.is_floating, "float8"),
-        (types.is_decimal, "numeric"),
-        (types.is_date, "date"),
-        (types.is_binary, "bytea"),
-        (types.is_large_binary, "bytea"),
-        (types.is_nested, "jsonb"),
-    ]
-    if types.is_timestamp(kind):
-        return "timestamptz" if kind.tz else "timestamp"
-    return next((name for fits, name in plainly if fits(kind)), "text")
-
-
-def vector_type(kind: pa.DataType) -> str:
-    """Return pgvector's type for vectors of so many components.
-
-    Raises:
-        OptionError: it has none.
-    """
-    size, part = kind.list_size, kind.value_type
-    if part == pa.float32():
-        return f"vector({size})"
-    if part == pa.float16():
-        return f"halfvec({size})"
-    if part == pa.uint8():
-        return f"bit({size * 8})"
-    raise OptionError(f"pgvector has no vectors of {part}; use --precision float16 or binary")
-
-
-def converter(field: pa.Field) -> Callable[[Any], Any]:
-    """Return what makes a value of Arrow one that psycopg sends as `type_of` says."""
-    match type_of(field).partition("(")[0]:
-        case "vector":
-            return lambda value: Vector(np.array(value, np.float32))
-        case "halfvec":
-            return lambda value: HalfVector(np.array(value, np.float16))
-        case "bit":
-            return lambda value: Bit(np.unpackbits(np.array(value, np.uint8)).astype(bool))
-        case "jsonb":
-            return lambda value: Jsonb(without_nul(plain(value)))
-        case "text":
-            return lambda value: without_nul(str(value))
-        case "numeric":
-            return Decimal
-    return lambda value: value
+    if pa.types.is_fixed_size_list(kind):
+        size = kind.list_size
+        vectors: dict[pa.DataType, tuple[str, Callable[[Any], Any]]] = {
+            pa.float32(): (f"vector({size})", lambda x: Vector(np.array(x, np.float32))),
+            pa.float16(): (f"halfvec({size})", lambda x: HalfVector(np.array(x, np.float16))),
+            pa.uint8(): (
+                f"bit({size * 8})",
+                lambda x: Bit(np.unpackbits(np.uint8(x)).astype(bool)),
+            ),
+        }
+        if kind.value_type not in vectors:
+            raise OptionError(
+                f"pgvector has no vectors of {kind.value_type}; use --precision float16 or binary"
+            )
+        return vectors[kind.value_type]
+    if pa.types.is_timestamp(kind):
+        return ("timestamptz" if kind.tz else "timestamp"), lambda x: x
+    for fits, name, convert in COLUMN_TYPES:
+        if fits(kind):
+            return name, convert
+    return "text", lambda x: without_nul(str(x))
 
 
 def without_nul(value: object) -> object:

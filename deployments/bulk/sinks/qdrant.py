@@ -5,7 +5,6 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,7 +22,7 @@ from qdrant_client.models import (
     VectorParams,
 )
 
-from deployments.bulk.sinks.store import JOB, plain
+from deployments.bulk.sinks.store import JOB, Store, plain
 from deployments.model.errors import OptionError
 
 API_KEY = "QDRANT_API_KEY"  # an environment variable, as of Qdrant's own tools
@@ -31,30 +30,17 @@ POINTS = 128  # in one request: 128 vectors of 1,024 are some 3 MB of JSON; Qdra
 DATATYPES = {pa.float32(): Datatype.FLOAT32, pa.float16(): Datatype.FLOAT16}
 
 
-@dataclass(frozen=True)
-class Qdrant:
+class Qdrant(Store):
     """A collection; a row is a point, its columns the payload, its vectors named as the columns.
 
-    The point's id is the key where that is a whole number from 0, and made of it otherwise.
-
-    Attributes:
-        url: of the server and the collection.
+    The point's id is the key where that is a whole number from 0, and made of it otherwise. The URL
+    holds no password: the key is in the environment.
     """
 
-    url: str
     transient = (ResponseHandlingException, httpx.TransportError)
 
-    @property
-    def shown(self) -> str:
-        """The URL, which holds no password: the key is in the environment."""
-        return self.url
-
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
-        """Create a collection, unless it is there.
-
-        Raises:
-            OptionError: a precision that Qdrant does not take, or a collection of other vectors.
-        """
+        """Create a collection, unless one of such vectors is there."""
         vectors = {}
         for field in schema:
             if pa.types.is_fixed_size_list(field.type):

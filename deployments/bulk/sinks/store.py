@@ -6,14 +6,17 @@ in a worker that was thought dead, writes the same rows under the same ids.
 
 import base64
 import hashlib
+import itertools
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from deployments.bulk.columns import ERROR
 from deployments.bulk.identity import Identity
 from deployments.bulk.reading.tables import ROW
 from deployments.model.errors import OptionError
@@ -35,59 +38,53 @@ BLOCKS = pa.schema(
 RETRY_S = (1.0, 3.0, 10.0)  # pauses before a block is written again to a store that failed
 
 
-class Store(Protocol):
-    """What a database has to do; made anew in each process from its URL."""
+@dataclass(frozen=True)
+class Store(ABC):
+    """What a database has to do; made anew in each process from its URL.
+
+    Its tables are named by what follows the name that the URL gives: nothing, or "_blocks".
+    """
+
+    url: str
+    transient: ClassVar[tuple[type[Exception], ...]]  # errors after which another try may work
 
     @property
     def shown(self) -> str:
         """The URL without its password."""
+        return self.url
 
-    @property
-    def transient(self) -> tuple[type[Exception], ...]:
-        """Errors after which another try may work."""
-
+    @abstractmethod
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
-        """Create a table, unless it is there.
-
-        Args:
-            part: what follows the name that the URL gives: nothing, or "_blocks".
-            schema: its columns; vectors are fixed-size lists.
-            key: the column that is unique.
+        """Create a table, unless it is there, with a column `key` that is unique.
 
         Raises:
-            OptionError: the store cannot hold such a column, or has another table of that name.
+            OptionError: it cannot hold such a column, or has another table of that name.
         """
 
+    @abstractmethod
     def upsert(self, part: str, table: pa.Table, key: str) -> None:
         """Write rows over those with the same key, or add them.
 
         Of two rows of one job with the same key, the one further down its input should stay.
         """
 
+    @abstractmethod
     def rows(self, part: str) -> list[dict[str, Any]]:  # Any: values of any column
         """Return all rows of a table, or none if it is not there."""
 
+    @abstractmethod
     def count(self, job: str) -> int:
         """Return how many rows of a job the store holds."""
 
 
 @dataclass(frozen=True)
 class StoreOutput:
-    """The output of one job in a store.
-
-    Attributes:
-        store: where to.
-        kept: the columns of the input that it holds, with `row`, and their types.
-        key: the one of them that is unique.
-        vectors: the columns with vectors, and scales if there are some, with their types.
-        error: the column with the reasons of rows without vectors.
-    """
+    """The output of one job in a store."""
 
     store: Store
-    kept: Mapping[str, pa.DataType]
-    key: str
-    vectors: Mapping[str, pa.DataType]
-    error: str
+    kept: Mapping[str, pa.DataType]  # the columns of the input that it holds, with `row`
+    key: str  # the one of them that is unique
+    vectors: Mapping[str, pa.DataType]  # the columns with vectors, and scales if there are some
 
     @property
     def shown(self) -> str:
@@ -98,19 +95,16 @@ class StoreOutput:
     def schema(self) -> pa.Schema:
         """The columns of the table."""
         kept = [pa.field(name, kind, nullable=name != self.key) for name, kind in self.kept.items()]
-        names = (self.error, FINGERPRINT, JOB)
+        names = (ERROR, FINGERPRINT, JOB)
         vectors = [pa.field(name, kind) for name, kind in self.vectors.items()]
         return pa.schema([*kept, *vectors, *(pa.field(name, pa.string()) for name in names)])
 
     def begin(self, identity: Identity, resume: bool) -> dict[int, int]:
-        """Create the tables, or look what they hold; returns the errors of each finished block.
+        """Create the tables, or look what they hold.
 
         Other jobs may be there, as long as their vectors compare with those of this one.
-
-        Raises:
-            OptionError: the job is there and `resume` is false, or a job with other vectors is.
         """
-        taken = [name for name in self.kept if name in (FINGERPRINT, JOB, self.error)]
+        taken = [name for name in self.kept if name in (FINGERPRINT, JOB)]
         if taken:
             raise OptionError(f"a kept column may not be named {', '.join(taken)} in a database")
         try:
@@ -125,8 +119,12 @@ class StoreOutput:
                 f"the output {self.shown!r} has this job already ({len(finished):,} blocks); "
                 "continue it with --resume"
             )
-        for other in jobs.values():
-            refuse_other_vectors(identity, other, self.shown)
+        for name, other in itertools.product(VECTOR_FIELDS, jobs.values()):
+            if (old := getattr(other, name)) != (new := getattr(identity, name)):
+                raise OptionError(
+                    f"the output {self.shown!r} holds vectors of another {name} ({old or 'none'}, "
+                    f"now {new or 'none'}), which do not compare; write to another table"
+                )
         if jobs and resume and job not in jobs:
             identity.check_same(next(iter(jobs.values())))
         self.store.create("", self.schema, self.key)
@@ -165,20 +163,6 @@ class StoreOutput:
 def job_of(identity: Identity) -> str:
     """Return a short name of a job that no other has."""
     return hashlib.sha256(identity.to_json()).hexdigest()[:16]
-
-
-def refuse_other_vectors(identity: Identity, other: Identity, place: str) -> None:
-    """Keep vectors out of a table whose rows they cannot be compared with.
-
-    Raises:
-        OptionError: names what differs.
-    """
-    for name in VECTOR_FIELDS:
-        if (old := getattr(other, name)) != (new := getattr(identity, name)):
-            raise OptionError(
-                f"the output {place!r} holds vectors of another {name} ({old or 'none'}, now "
-                f"{new or 'none'}); write to another table"
-            )
 
 
 def last_of_each(table: pa.Table, key: str) -> pa.Table:

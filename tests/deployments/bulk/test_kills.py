@@ -128,7 +128,7 @@ def write_old(source: Path, output: Path, by_block: list[EmbedOptions]) -> None:
         table = table.append_column(
             "text_embedding", vector_columns(found, table.num_rows, vectors.shape[1], "float32")[0]
         ).append_column("error", pa.array(errors, pa.string()))
-        digests = digest_column(table, "text", None, "")
+        digests = digest_column(table, options)
         folder.write(number, table.append_column(DIGEST, digests), errors.count(None), identity)
 
 

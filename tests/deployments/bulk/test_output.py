@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.bulk.columns import vector_columns
+from deployments.bulk.columns import seconds_of, vector_columns
 from deployments.bulk.identity import Identity
 from deployments.bulk.output import BlockWriter, OutputFolder
 from deployments.bulk.reading.tables import BLOCK
@@ -44,6 +44,13 @@ def test_finished_blocks_are_known_by_their_names(folder: OutputFolder) -> None:
     partial.write_bytes(b"half")
     assert folder.begin(IDENTITY, resume=True) == {0: 2, 1: 2}
     assert not partial.exists()
+
+
+def test_a_block_whose_rows_are_all_copied_took_no_time(folder: OutputFolder) -> None:
+    """Its columns of seconds are null."""
+    table = block(2, 1).append_column(seconds_of("prepare"), pa.nulls(1, pa.float64()))
+    (figures,) = BlockWriter(folder, IDENTITY, ("id",), {2: 1})(table).to_pylist()
+    assert (figures["rows"], figures["prepare_s"]) == (1, 0)
 
 
 def test_a_finished_job_is_not_written_over(folder: OutputFolder) -> None:

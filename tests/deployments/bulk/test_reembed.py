@@ -120,6 +120,7 @@ def test_what_cannot_be_compared_is_refused_before_the_job_runs(tmp_path: Path) 
     job = replace(OLD, columns='{"kept": ["id"]}')
     old, new = output(tmp_path / "old", job, dict(enumerate(unit_rows(0))), IDS), str(tmp_path)
     check(old, new, replace(job, fingerprint="def"), None)
+    check(old, new, replace(job, input="123 in blocks of 9 rows"), None)  # as on another device
     check(old, new, replace(job, input="456"), "id")
     for key in (None, "url"):
         with pytest.raises(OptionError, match=f"by --id, not {key}"):

@@ -1,10 +1,12 @@
 """Rows whose vectors an older output has: which they are, and that they are copied."""
 
+import pickle
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ import pytest
 import ray
 
 from deployments.bulk.columns import DIGEST, vector_columns
+from deployments.bulk.estimate import estimate
 from deployments.bulk.identity import Identity
-from deployments.bulk.job import prepare
+from deployments.bulk.job import Loader, prepare
 from deployments.bulk.options import EmbedOptions
 from deployments.bulk.output import OutputFolder
 from deployments.bulk.takeover import OldRows, digest_column
@@ -57,10 +60,14 @@ def test_of_a_grown_input_only_what_is_new_is_computed(
     random.Random(3).shuffle(made)
     inputs.jsonl(source, made)
     shutil.copy(tmp_path / "4.png", tmp_path / "5.png")
-    summary = prepare(str(source), new, make_options(), key="id", block_rows=5, replaced=old).run()
+    job = prepare(str(source), new, make_options(), key="id", block_rows=5, replaced=old)
+    expected = estimate(job)
+    assert (expected.rows, expected.taken_rows, expected.errors) == (ROWS, 13, 0)
+    summary = job.run()
     assert (summary.rows, summary.taken_rows, summary.total_errors) == (ROWS, 13, 0)
     computed = [row for row in made if int(row["id"][1:]) >= 14 or row["id"] == "k5"]
-    assert summary.images == sum(row["image"] is not None for row in computed)
+    texts, images = (sum(row[x] is not None for row in computed) for x in ("text", "image"))
+    assert (expected.texts, expected.images, summary.images) == (texts, images, images)
     found = inputs.rows_of(tmp_path / "new")
     assert found["id"].to_pylist() == [row["id"] for row in made]
     texts = [row["text"] for row in made]
@@ -87,7 +94,8 @@ def embedded(texts: list[str], images: list[object], folder: Path, seed: int = 0
 
 def with_digests(table: pa.Table, folder: Path) -> pa.Table:
     plain = table.set_column(2, "error", pa.nulls(table.num_rows, pa.string()))
-    return table.append_column(DIGEST, digest_column(plain, "text", "image", str(folder)))
+    options = EmbedOptions(text="text", image="image", folder=str(folder))
+    return table.append_column(DIGEST, digest_column(plain, options))
 
 
 TEXTS = [f"text {i}" for i in range(6)]
@@ -163,3 +171,22 @@ def test_an_output_of_an_older_version_gives_nothing(tmp_path: Path, old: Output
     rows = OldRows.of(old.block_urls(), JOB)
     found = rows.find(embedded(TEXTS, IMAGES, tmp_path)[DIGEST])
     assert found.tolist() == [-1, 1, 2, 3, -1, -1]
+
+
+@pytest.mark.parametrize("needs_digests", [True, False])
+def test_digests_are_made_where_somebody_looks_at_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_options: Callable[..., EmbedOptions],
+    inputs: Any,
+    needs_digests: bool,
+) -> None:
+    """A database keeps none."""
+    source = inputs.jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"text": "b"}])
+    job = prepare(str(source), str(tmp_path / "out"), make_options())
+    window = SimpleNamespace(enter=SimpleNamespace(remote=lambda number: number))
+    monkeypatch.setattr("ray.get", lambda found: found)
+    loader = Loader(job.layout, job.options, window, needs_digests, None)
+    (table,) = loader(pa.table({"block": [pickle.dumps(job.plan.blocks[0])]}))
+    assert (DIGEST in table.column_names) is needs_digests
+    assert table["text"].to_pylist() == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Columns of Parquet and its like, types over files, and what is refused or lost."""
+"""Types over files, names, what is refused or lost, and which blocks a worker reads."""
 
 import datetime
 import gzip
@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import lance
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
@@ -17,53 +16,17 @@ import pytest
 
 from deployments.bulk.reading import blocks
 from deployments.bulk.reading.blocks import cut_input
-from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.model.errors import OptionError
 from tests.deployments.bulk.reading.reading import read_all, read_plan, rows_of
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-@pytest.mark.parametrize("block_rows", [1, 3, 7, 100])
-@pytest.mark.parametrize("kind", ["parquet", "orc", "feather"])
-def test_rows_come_in_order_from_several_files(tmp_path, block_rows, kind):
-    """Whatever the row groups, each row is read once, with its number in the input."""
-    for part, start in (("a", 0), ("b", 10)):
-        values = list(range(start, start + 10))
-        table = pa.table({"id": values, "text": [str(x) for x in values], "other": values})
-        path = tmp_path / f"{part}.{kind}"
-        if kind == "parquet":
-            pq.write_table(table, path, row_group_size=4)
-        elif kind == "orc":
-            pyarrow.orc.write_table(table, path)
-        else:
-            pyarrow.feather.write_feather(table, path, chunksize=4)
-    table = read_all(tmp_path, block_rows, kept=("id",))
-    assert table["id"].to_pylist() == table["row"].to_pylist() == list(range(20))
-    assert table["text"].to_pylist() == [str(x) for x in range(20)]
-
-
-@pytest.mark.parametrize("block_rows", [1, 4, 100])
-def test_a_lance_table_is_read_as_it_was_when_the_job_was_cut(tmp_path, block_rows):
-    """Without the rows that were deleted before, and without those that came later."""
-    url = str(tmp_path / "in.lance")
-    for start in (0, 7):
-        table = pa.table({"id": range(start, start + 7), "m": [{"text": f"t{start}"}] * 7})
-        lance.write_dataset(table, url, mode="append" if start else "create")
-    lance.dataset(url).delete("id in (2, 9)")
-    plan = cut_input(url, block_rows)
-    lance.write_dataset(table, url, mode="append")
-    found = read_plan(plan, text="m.text", kept=("id",))
-    assert found["id"].to_pylist() == [x for x in range(14) if x not in (2, 9)]
-    assert found["m.text"].to_pylist() == ["t0"] * 6 + ["t7"] * 6
-    assert found["row"].to_pylist() == list(range(12))
-    assert cut_input(url, block_rows).fingerprint != plan.fingerprint
-
-
 # Files by the rows of each, and what every value of `x` is then.
 MIXED = {
     "numbers, then text": ([{"x": 1}], [{"x": "SKU-2"}], ["1", "SKU-2"]),
     "null, then text": ([{"x": None}], [{"x": "a"}], [None, "a"]),
+    "null, then numbers": ([{"x": None}], [{"x": 7}], [None, 7]),
     "missing, then numbers": ([{"y": 1}], [{"x": 3}], [None, 3]),
     "whole, then broken": ([{"x": 1}], [{"x": 1.5}], [1.0, 1.5]),
     "small, then large": ([{"x": 1}], [{"x": 2**60}], [1, 2**60]),
@@ -92,25 +55,6 @@ def test_types_come_from_all_of_the_input(tmp_path, kind, one_file):
             file.writelines(json.dumps({"text": "t"} | row) + "\n" for row in rows)
     rows = rows_of(tmp_path, "x", block_rows=1)
     assert rows == [(value, None) for value in expected]
-
-
-def test_parquet_files_of_several_schemas(tmp_path):
-    """Nulls, widths, a missing column, another order, dictionaries."""
-    tables = [
-        pa.table({"id": pa.array([1], pa.int32()), "text": pa.nulls(1), "lang": ["de"]}),
-        pa.table({"text": ["b"], "id": pa.array([2**40], pa.int64())}),
-        pa.table({"id": pa.array([3], pa.int16()), "text": pa.array(["c"]).dictionary_encode()}),
-        pa.table({"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())}),
-    ]
-    for i, table in enumerate(tables):
-        pq.write_table(table, tmp_path / f"{i}.parquet")
-    assert rows_of(tmp_path, "id", "text", "lang") == [
-        (1, None, "de", None),
-        (2**40, "b", None, None),
-        (3, "c", None, None),
-    ]
-    pq.write_table(pa.table({"id": ["x"], "text": ["d"]}), tmp_path / "4.parquet")
-    assert [row[0] for row in rows_of(tmp_path, "id", "text")] == ["1", str(2**40), "3", "x"]
 
 
 def test_hive_folders_give_columns_and_their_marks_are_no_rows(tmp_path):
@@ -167,19 +111,6 @@ def test_broken_files_among_good_ones_are_named(tmp_path, inputs):
     assert read_plan(plan)["text"].to_pylist() == ["0", "3"]
 
 
-def test_a_file_that_breaks_later_gives_each_of_its_rows_an_error(tmp_path, inputs):
-    """The number of rows is that of the file's footer."""
-    path = inputs.parquet(tmp_path / "a.parquet", {"text": [f"text {x}" * 50 for x in range(500)]})
-    plan = cut_input(str(path), 1000)
-    data = bytearray(path.read_bytes())
-    data[10:2000] = bytes(1990)
-    path.write_bytes(data)
-    table = BlockReader(Layout.choose(plan, None, None, ())).read(plan.blocks[0])
-    assert table.num_rows == 500
-    assert table["error"].null_count == 0
-    assert "cannot be read" in table["error"][0].as_py()
-
-
 def test_packed_files_of_several_members_are_read_to_their_end(tmp_path):
     """As `cat a.gz b.gz` makes them, and with the zeros that a tape adds; half a file is lost."""
     one, other = (gzip.compress(b'{"text": "%s"}\n' % x) for x in (b"a", b"b"))
@@ -228,6 +159,16 @@ def test_a_folder_of_pictures_is_a_column_of_paths(tmp_path, inputs):
     assert read_all(f"{tmp_path}/*.jpg", 2)["path"].to_pylist() == [str(tmp_path / "a.jpg")]
 
 
+def test_a_link_to_a_folder_above_doubles_nothing(tmp_path, inputs):
+    """Links to other folders are followed."""
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+        inputs.jsonl(tmp_path / name / "a.jsonl", [{"text": name}])
+    (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "x").symlink_to(tmp_path / "other")
+    assert rows_of(tmp_path / "in", "text") == [("in", None), ("other", None)]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -236,8 +177,8 @@ def test_a_folder_of_pictures_is_a_column_of_paths(tmp_path, inputs):
         ({"a.parquet": b"x"}, r"a\.parquet: it cannot be read"),
         ({"a.jsonl": b"\n\n"}, "no rows"),
         ({"a.jsonl": b'{"body": "x"}\n'}, "no column text or image; its columns are body"),
-        ({"metadata/v1.metadata.json": b"{}", "a.parquet": b"x"}, r"iceberg table.*read_iceberg"),
-        ({"_delta_log/0.json": b"{}", "a.jsonl": b'{"text": "a"}'}, r"delta table.*read_delta"),
+        ({"metadata/v1.metadata.json": b"{}", "a.parquet": b"x"}, r"Iceberg table.*read_iceberg"),
+        ({"_delta_log/0.json": b"{}", "a.jsonl": b'{"text": "a"}'}, "no Delta table"),
     ],
 )
 def test_an_input_that_cannot_be_used_is_refused(tmp_path, files, message):

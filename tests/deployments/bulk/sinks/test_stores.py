@@ -38,7 +38,7 @@ def store(request: pytest.FixtureRequest, url_in: UrlIn) -> Store:
 
 def output_in(store: Store, part: pa.DataType | None = None, size: int = WIDTH) -> StoreOutput:
     kind = pa.list_(part or pa.float32(), size)
-    return StoreOutput(store, KINDS, "id", {"text_embedding": kind}, "error")
+    return StoreOutput(store, KINDS, "id", {"text_embedding": kind})
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
