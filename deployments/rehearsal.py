@@ -103,22 +103,27 @@ class Rule:
         """Return the replicas for now, with so many replica-seconds waiting."""
         want = now.rate + self.margin * now.error + waiting / now.clear_s
         if self.quick:
-            waiting += now.startup_s * max(now.quick - serving, 0.0)
-            want = max(want, now.quick + waiting / now.clear_s)
+            if now.quick > serving:
+                waiting += now.startup_s * (now.quick - serving)
+            if now.quick + waiting / now.clear_s > want:
+                want = now.quick + waiting / now.clear_s
         return math.ceil(want - ROUNDING)
 
     def serve(self, now: "Situation", count: int, slack_s: float) -> None:
         """Let a step pass with the replicas that this rule would have."""
-        since_s, lows = now.now_s, self.lows
-        while lows and lows[-1][1] >= count:
-            since_s = lows.pop()[0]
-        lows.append((since_s, count))
-        while len(lows) > 1 and lows[1][0] <= now.now_s - now.startup_s:
+        now_s, step_s, gained, _, _, _, startup_s, _ = now
+        since_s, lows = now_s, self.lows
+        if lows[-1][1] != count:
+            while lows and lows[-1][1] >= count:
+                since_s = lows.pop()[0]
+            lows.append((since_s, count))
+        while len(lows) > 1 and lows[1][0] <= now_s - startup_s:
             lows.popleft()
         serving = lows[0][1]
-        self.waiting = max(self.waiting + now.gained - serving * now.step_s, 0.0)
-        if self.waiting > serving * slack_s:
-            self.late += min(self.waiting - serving * slack_s, now.gained)
+        waiting = self.waiting + gained - serving * step_s
+        self.waiting = waiting if waiting > 0 else 0.0
+        if (late := waiting - serving * slack_s) > 0:
+            self.late += late if late < gained else gained
 
 
 class Situation(NamedTuple):
@@ -240,14 +245,21 @@ def rehearse(
     rehearsed_s = seen.now_s - memory.since_s - (WINDOW + 1) * startup_s
     decay = math.exp(-now.step_s / MEMORY_S)
     memory.work = memory.work * decay + (now.gained if rehearsed_s > 0 else 0.0)
-    for rule in memory.rules:
+    now_s, step_s, least, most, slack_s = (
+        now.now_s,
+        now.step_s,
+        seen.least,
+        seen.most,
+        targets.slack_s,
+    )
+    for rule in memory.rules:  # nearly all of the time that the policy takes
         want = rule.wanted(now, rule.waiting, rule.lows[0][1])
-        want = min(max(want, seen.least), seen.most)
-        count = hold(rule.peaks, seen.now_s, want, rule.hold * startup_s)
-        rule.spent = rule.spent * decay + count * now.step_s
+        want = least if want < least else most if want > most else want
+        count = hold(rule.peaks, now_s, want, rule.hold * startup_s)
+        rule.spent = rule.spent * decay + count * step_s
         rule.late *= decay
         if rehearsed_s > 0:
-            rule.serve(now, count, targets.slack_s)
+            rule.serve(now, count, slack_s)
         else:
             rule.lows = deque([(-math.inf, count)])
     best = choose(memory, 1 - targets.on_time, rehearsed_s)
@@ -280,20 +292,22 @@ def choose(memory: Memory, may_be_late: float, rehearsed_s: float) -> Rule:
     """Return the rule that would have cost the least, with a price on work that is late."""
     prior = memory.work / max(min(rehearsed_s, MEMORY_S), SAMPLE_INTERVAL_S) * PRIOR_S
     allowed = may_be_late * (memory.work + prior)
-
-    def price(rule: Rule) -> float:
-        late = rule.late + rule.is_lean * prior * may_be_late * PRIOR_LATE
-        return rule.spent + PRICE * max(late - allowed, 0.0)
-
-    # Before anything is known the leanest are not even tried.
-    return min((x for x in memory.rules if memory.work or not x.is_lean), key=price)
+    lean = prior * may_be_late * PRIOR_LATE if memory.work else math.inf  # not even tried then
+    prices = []
+    for rule in memory.rules:
+        late = rule.late - allowed + (lean if rule.is_lean else 0.0)
+        prices.append(rule.spent + (PRICE * late if late > 0 else 0.0))
+    return memory.rules[prices.index(min(prices))]
 
 
 def hold(peaks: deque[tuple[float, int]], now_s: float, count: int, hold_s: float) -> int:
     """Add a count to the falling peaks; return the highest of the last `hold_s`."""
-    while peaks and peaks[-1][1] <= count:
-        peaks.pop()
-    peaks.append((now_s, count))
+    if peaks and peaks[-1][1] == count:
+        peaks[-1] = now_s, count
+    else:
+        while peaks and peaks[-1][1] < count:
+            peaks.pop()
+        peaks.append((now_s, count))
     while peaks[0][0] < now_s - hold_s:
         peaks.popleft()
     return peaks[0][1]
