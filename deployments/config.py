@@ -170,6 +170,10 @@ class RouterConfig(ReplicasConfig):
     replaced go when its successor is heard, with its first answer or within about 10 s."""
     timeout_s: PositiveFloat = 60
     """Longest time for a request; a request may ask for less."""
+    asleep: Literal["hold", "refuse"] = "hold"
+    """What a request meets that finds a tower scaled to zero: it waits for the start, up to its
+    deadline, or is 503 with the time of a start (`policy.startup_s`) as `Retry-After`. Either wakes
+    the tower."""
     playground: bool = True
     """Serve the page to try it on, at `/`."""
     max_json_depth: Annotated[int, Field(ge=4)] = 16

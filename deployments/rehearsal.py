@@ -188,13 +188,16 @@ def decide(seen: Observation, targets: Targets, memory: Memory) -> tuple[int, Me
     gained = record(seen, memory, window_s)
     (begin_s, before), (_, arrived) = memory.samples[0], memory.samples[-1]
     is_known = begin_s <= seen.now_s - window_s
-    idle = is_known and arrived == before and not waiting
+    busy = arrived != before or waiting > 0
+    idle = is_known and not busy
     if throughput is not None:
         count = rehearse(seen, targets, memory, gained, waiting)
         count = count if is_known else max(count, seen.target)
     else:
         count = max(math.ceil(waiting / per_replica), 0 if idle else seen.target)
-    memory.count = (0 if idle else count) if targets.scale_to_zero else max(count, 1)
+    if not targets.scale_to_zero or busy:
+        count = max(count, 1)
+    memory.count = 0 if idle and targets.scale_to_zero else count
     return memory.count, memory
 
 
