@@ -103,27 +103,23 @@ class Rule:
         """Return the replicas for now, with so many replica-seconds waiting."""
         want = now.rate + self.margin * now.error + waiting / now.clear_s
         if self.quick:
-            if now.quick > serving:
-                waiting += now.startup_s * (now.quick - serving)
-            if now.quick + waiting / now.clear_s > want:
-                want = now.quick + waiting / now.clear_s
+            waiting += now.startup_s * (now.quick - serving if now.quick > serving else 0.0)
+            want = max(want, now.quick + waiting / now.clear_s)
         return math.ceil(want - ROUNDING)
 
     def serve(self, now: "Situation", count: int, slack_s: float) -> None:
         """Let a step pass with the replicas that this rule would have."""
-        now_s, step_s, gained, _, _, _, startup_s, _ = now
-        since_s, lows = now_s, self.lows
-        if lows[-1][1] != count:
-            while lows and lows[-1][1] >= count:
-                since_s = lows.pop()[0]
-            lows.append((since_s, count))
-        while len(lows) > 1 and lows[1][0] <= now_s - startup_s:
+        since_s, lows = now.now_s, self.lows
+        while lows and lows[-1][1] >= count:
+            since_s = lows.pop()[0]
+        lows.append((since_s, count))
+        while len(lows) > 1 and lows[1][0] <= now.now_s - now.startup_s:
             lows.popleft()
         serving = lows[0][1]
-        waiting = self.waiting + gained - serving * step_s
+        waiting = self.waiting + now.gained - serving * now.step_s
         self.waiting = waiting if waiting > 0 else 0.0
         if (late := waiting - serving * slack_s) > 0:
-            self.late += late if late < gained else gained
+            self.late += late if late < now.gained else now.gained
 
 
 class Situation(NamedTuple):
@@ -186,18 +182,15 @@ def decide(seen: Observation, targets: Targets, memory: Memory) -> tuple[int, Me
     watch_starts(seen, targets, memory)
     window_s = WINDOW * memory.startup_s
     gained = record(seen, memory, window_s)
-    (begin_s, before), (_, arrived) = memory.samples[0], memory.samples[-1]
-    is_known = begin_s <= seen.now_s - window_s
-    busy = arrived != before or waiting > 0
-    idle = is_known and not busy
+    is_known = memory.samples[0][0] <= seen.now_s - window_s
+    busy = memory.samples[-1][1] != memory.samples[0][1] or waiting > 0
     if throughput is not None:
         count = rehearse(seen, targets, memory, gained, waiting)
-        count = count if is_known else max(count, seen.target)
     else:
-        count = max(math.ceil(waiting / per_replica), 0 if idle else seen.target)
-    if not targets.scale_to_zero or busy:
-        count = max(count, 1)
-    memory.count = 0 if idle and targets.scale_to_zero else count
+        count = max(math.ceil(waiting / per_replica), seen.target if busy else 0)
+    count = max(count, 0 if is_known else seen.target)
+    least = int(busy or not targets.scale_to_zero)
+    memory.count = max(count, least) if least or not is_known else 0
     return memory.count, memory
 
 
@@ -248,21 +241,14 @@ def rehearse(
     rehearsed_s = seen.now_s - memory.since_s - (WINDOW + 1) * startup_s
     decay = math.exp(-now.step_s / MEMORY_S)
     memory.work = memory.work * decay + (now.gained if rehearsed_s > 0 else 0.0)
-    now_s, step_s, least, most, slack_s = (
-        now.now_s,
-        now.step_s,
-        seen.least,
-        seen.most,
-        targets.slack_s,
-    )
-    for rule in memory.rules:  # nearly all of the time that the policy takes
+    for rule in memory.rules:  # most of the time that the policy takes
         want = rule.wanted(now, rule.waiting, rule.lows[0][1])
-        want = least if want < least else most if want > most else want
-        count = hold(rule.peaks, now_s, want, rule.hold * startup_s)
-        rule.spent = rule.spent * decay + count * step_s
+        want = seen.least if want < seen.least else seen.most if want > seen.most else want
+        count = hold(rule.peaks, seen.now_s, want, rule.hold * startup_s)
+        rule.spent = rule.spent * decay + count * now.step_s
         rule.late *= decay
         if rehearsed_s > 0:
-            rule.serve(now, count, slack_s)
+            rule.serve(now, count, targets.slack_s)
         else:
             rule.lows = deque([(-math.inf, count)])
     best = choose(memory, 1 - targets.on_time, rehearsed_s)
@@ -295,6 +281,7 @@ def choose(memory: Memory, may_be_late: float, rehearsed_s: float) -> Rule:
     """Return the rule that would have cost the least, with a price on work that is late."""
     prior = memory.work / max(min(rehearsed_s, MEMORY_S), SAMPLE_INTERVAL_S) * PRIOR_S
     allowed = may_be_late * (memory.work + prior)
+
     lean = prior * may_be_late * PRIOR_LATE if memory.work else math.inf  # not even tried then
     prices = []
     for rule in memory.rules:
@@ -305,12 +292,9 @@ def choose(memory: Memory, may_be_late: float, rehearsed_s: float) -> Rule:
 
 def hold(peaks: deque[tuple[float, int]], now_s: float, count: int, hold_s: float) -> int:
     """Add a count to the falling peaks; return the highest of the last `hold_s`."""
-    if peaks and peaks[-1][1] == count:
-        peaks[-1] = now_s, count
-    else:
-        while peaks and peaks[-1][1] < count:
-            peaks.pop()
-        peaks.append((now_s, count))
+    while peaks and peaks[-1][1] <= count:
+        peaks.pop()
+    peaks.append((now_s, count))
     while peaks[0][0] < now_s - hold_s:
         peaks.popleft()
     return peaks[0][1]
