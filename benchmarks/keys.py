@@ -3,9 +3,9 @@
     python -m benchmarks.keys [--minutes 5] [--json]
 
 Routers go from one to four and back behind HAProxy. One key is sent twice its rate, evenly; another
-large requests faster than they are done, so that it always has as many as it may under way. Then two keys ask in turns, one
-without limits and one far below its own: what a Router's processor does more for the second. It
-ends with code 1 if a request failed other than by its limit.
+large requests faster than they are done, so that it always has as many as it may under way. Then
+two keys ask in turns, one without limits and one far below its own: what a Router's processor does
+more for the second. It ends with code 1 if a request failed other than by its limit.
 """
 
 import asyncio
