@@ -2,7 +2,8 @@
 
     python -m benchmarks.simulation --trace FILE [--minutes 10] [--speedup N] [--plot PNG] [--json]
 
-A trace is run faster, with as many requests less, against Ray Serve with make-believe GPUs, one for
+A trace is run faster, with as many requests less and by a swell that brings most of them in the
+middle, so that replicas come and go, against Ray Serve with make-believe GPUs, one for
 each tower replica, and towers that keep the pace of slow ones. The same requests at the same times
 are simulated, with the start-up time that the replicas took. Both counts are laid side by side.
 """
@@ -33,9 +34,10 @@ from deployments.plan.tower import Tower
 from deployments.plan.traffic import read_trace
 from deployments.rehearsal import Targets
 
-MAX_REPLICAS = 4
+MAX_REPLICAS = 6
 PACES = {"TextTower": 3000.0, "VisionTower": 8.0}  # tokens and images per second of a replica
 LOOK_S = 0.5
+LEAST = 0.1  # of the requests, at the beginning and the end
 TOWER = {
     "num_cpus": 0.1,
     "num_gpus": 1,
@@ -104,11 +106,13 @@ def counts() -> Counts:
 
 
 def thinned(load: Load, seconds: float, speedup: float) -> Load:
-    """Take one request in `speedup` at random, and let what is left pass so many times faster."""
-    taken = np.random.default_rng(0).random(len(load.cost)) < 1 / speedup
-    taken &= load.arrival_s / speedup < seconds
+    """Let a load pass faster, and take from a tenth to all of one request in `speedup`."""
+    at_s = load.arrival_s / speedup
+    swell = LEAST + (1 - LEAST) * np.sin(np.pi * at_s / seconds) ** 4
+    taken = np.random.default_rng(0).random(len(at_s)) < swell / speedup
+    taken &= at_s < seconds
     cost = np.minimum(load.cost[taken], MAX_TRACE_TOKENS)
-    return Load.of(load.arrival_s[taken] / speedup, cost, np.ones(len(cost)), seconds)
+    return Load.of(at_s[taken], cost, np.ones(len(cost)), seconds)
 
 
 def bodies(load: Load, name: str) -> Iterator[Any]:
