@@ -41,7 +41,8 @@ class ApiKey(Frozen):
         sha256: of the key, in hexadecimal: `printf %s KEY | sha256sum`.
         lane: `bulk` keeps its requests out of the interactive lane.
         requests_per_minute: refilled evenly; a burst may use a whole minute's. Of all Routers.
-        max_concurrent_requests: requests under way at once. Of all Routers.
+        max_concurrent_requests: requests under way at once, of all Routers. Where they shift from
+            one to another, some below it may be refused for half a second.
         max_items_per_request: below the server's own limit.
     """
 

@@ -18,7 +18,7 @@ BOOKS = "key_rates"
 """The name of the actor."""
 LEASE_S = 2.0  # for so long a Router may use what it has leased
 HEARD_S = 10.0  # a Router that has not asked for so long has no share
-SLOTS_S = 4.0  # and after this no slots; they are asked for anew each second
+SLOTS_S = 4.0  # and after this no slots; they are asked for anew each half second
 CALL_TIMEOUT_S = 0.5
 RETRY_S = 1.0  # after a call that failed
 

@@ -1,8 +1,8 @@
 """Requests of an API key under way at once, over all Routers.
 
 A Router has so many slots of a key and lets requests in and out of them without a call. It asks for
-more where they do not do, and gives back what a second did not need; within a tenth of one
-where another lacks them.
+more where they do not do, and gives back what half a second did not need; a tenth of one where
+another lacks them. Until then a request is refused elsewhere while a slot lies idle here.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from serve_app.api.leases import Ask, Held, Share
 
-KEPT_S, KEPT_SCARCE_S = 1.0, 0.1
+KEPT_S, KEPT_SCARCE_S = 0.5, 0.1
 """Between two calls, while a Router has slots."""
 
 
