@@ -9,7 +9,6 @@ are simulated, with the start-up time that the replicas took. Both counts are la
 """
 
 import asyncio
-import math
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,9 +86,9 @@ class Course:
 
     @property
     def startup_s(self) -> float:
-        """The mean time of a start: replica-seconds of those that start, for each that came."""
+        """The mean time of a start: replica-seconds of those that start, for each; 0 for none."""
         starts = np.maximum(np.diff(self.paid), 0).sum()
-        return self.replica_s(self.paid - self.running) / starts if starts else math.nan
+        return self.replica_s(self.paid - self.running) / starts if starts else 0.0
 
 
 def counts() -> Counts:
@@ -151,7 +150,7 @@ def measure(path: Path, seconds: float, speedup: float) -> tuple[dict[str, Any],
     results, courses = {}, {}
     for name, load in loads.items():
         real = Course.of([x for x in sampler.samples if x[0] < seconds], name)
-        told, simulated = simulation(load, name, real.startup_s)
+        told, simulated = simulation(load, name, real.startup_s or CONFIG.policy.startup_s)
         courses[name] = real, simulated
         results[name] = {
             "outcomes": tally(generators[name].outcomes),

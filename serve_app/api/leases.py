@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 logger = logging.getLogger("ray.serve")
 
@@ -119,7 +119,8 @@ class Books:
         return now_s
 
 
-Ask = Callable[..., Awaitable[Lease | Held]]
+T = TypeVar("T", Lease, Held)
+Ask = Callable[..., Awaitable[tuple[float, ...]]]
 """Calls a method of the books for this Router: its name, a key, what else `Books` says."""
 
 
@@ -140,12 +141,14 @@ class Share:
         self._num_routers = 1
         self._asking = asyncio.Lock()
 
-    async def _told(self, method: str, *arguments: str | int) -> Lease | Held | None:
+    async def _told(self, kind: type[T], method: str, *arguments: str | int) -> T | None:
         """Return what the books say; None where they do not, and no other call for a second."""
         if self._ask is None or self._alone_until_s > self._clock():
             return None
         try:
-            told = await asyncio.wait_for(self._ask(method, *arguments), CALL_TIMEOUT_S)
+            # Serve pickles the actor by value, module and all: its classes are not these.
+            asked = asyncio.wait_for(self._ask(method, *arguments), CALL_TIMEOUT_S)
+            told = kind._make(await asked)
         except Exception as error:  # noqa: BLE001 - whatever ails the books, the Routers go on
             logger.warning("no lease of an API key's requests, using a share: %r", error)
             self._alone_until_s = self._clock() + RETRY_S
@@ -192,9 +195,9 @@ class Rate(Share):
 
     async def _renew(self, key: str, per_minute: int) -> None:
         alone_until_s = self._alone_until_s
-        lease = await self._told("lease", key, per_minute)
+        lease = await self._told(Lease, "lease", key, per_minute)
         now_s = self._clock()
-        if not isinstance(lease, Lease):
+        if lease is None:
             if alone_until_s < now_s - 2 * RETRY_S:
                 self._own = Bucket(now_s)  # this minute's requests may all have been taken
             self._left = 0
@@ -207,13 +210,13 @@ def ask_actor() -> Ask:
     """Return what asks the actor beside this deployment, for one Router; found anew if lost."""
     handle, router = None, uuid.uuid4().hex
 
-    async def ask(method: str, *arguments: str | int) -> Lease | Held:
+    async def ask(method: str, *arguments: str | int) -> tuple[float, ...]:
         nonlocal handle
         from ray import serve
 
         try:
             handle = handle or serve.get_deployment_actor(BOOKS)
-            told: Lease | Held = await getattr(handle, method).remote(router, *arguments)
+            told: tuple[float, ...] = await getattr(handle, method).remote(router, *arguments)
         except Exception:
             handle = None
             raise

@@ -73,11 +73,11 @@ class Slots(Share):
 
     async def _hold(self, key: str, wanted: int) -> None:
         self._slots = min(self._slots, wanted)  # what is given back is not used meanwhile
-        held = await self._told("hold", key, self._limit, wanted, self.under_way)
-        if isinstance(held, Held):
-            self._slots, self._is_scarce = held.slots, held.is_scarce
-        else:
+        held = await self._told(Held, "hold", key, self._limit, wanted, self.under_way)
+        if held is None:
             self._slots = 0  # others may be given them
+        else:
+            self._slots, self._is_scarce = held.slots, held.is_scarce
 
     async def _keep(self, key: str) -> None:
         """Tell the books what is needed still, until it is nothing."""
