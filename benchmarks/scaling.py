@@ -46,14 +46,14 @@ NEW_TARGET = 77
 
 
 @contextmanager
-def serve_with_gpus() -> Iterator[str]:
+def serve_with_gpus(gpus: int = 6) -> Iterator[str]:
     """Start Ray with make-believe GPUs, and Serve on it; yields the URL."""
     with ray_folder():
         ingress = new_ingress("stock")
         import ray
         from ray import serve
 
-        ray.init(num_cpus=8, num_gpus=6, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=8, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
         try:
             stop_on_sigterm()
             serve.start(http_options={"host": ingress.host, "port": ingress.port})

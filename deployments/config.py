@@ -165,11 +165,16 @@ class RouterConfig(ReplicasConfig):
     bulk_share: Annotated[float, Field(gt=0, le=1)] = 0.75
     """The part of these three that the lane `bulk` may hold; the rest is for interactive work."""
     cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
-    """Memory in each Router for rows of texts seen before; 0 keeps none. A row of the published
+    """Memory in each Router for rows of texts seen before; 0 keeps none. It is a cache, no limit:
+    Routers do not share it, so a text is computed once for each at most. A row of the published
     model takes 4.5 KB, so 64 MiB hold 14,800. Images are not kept. Rows of a tower that has been
     replaced go when its successor is heard, with its first answer or within about 10 s."""
     timeout_s: PositiveFloat = 60
     """Longest time for a request; a request may ask for less."""
+    asleep: Literal["hold", "refuse"] = "hold"
+    """What a request meets that finds a tower scaled to zero: it waits for the start, up to its
+    deadline, or is 503 with the time of a start (`policy.startup_s`) as `Retry-After`. Either wakes
+    the tower."""
     playground: bool = True
     """Serve the page to try it on, at `/`."""
     max_json_depth: Annotated[int, Field(ge=4)] = 16

@@ -78,10 +78,10 @@ class ServiceError(EmbeddingError):
     """The service could not do what was rightly asked; the same request may work later."""
 
 
-class OverloadedError(ServiceError):
-    """Too much work is outstanding; `retry_after_s` is when that will have drained."""
+class _LaterError(ServiceError):
+    """What may work after `retry_after_s`."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message, retry_after_s)
         self.retry_after_s = retry_after_s
 
@@ -90,12 +90,16 @@ class OverloadedError(ServiceError):
         return str(self.args[0])
 
 
+class OverloadedError(_LaterError):
+    """Too much work is outstanding; `retry_after_s` is when that will have drained."""
+
+
 class RateLimitError(OverloadedError):
     """An API key has used up a limit of its own."""
 
 
-class TowerUnavailableError(ServiceError):
-    """A tower's replicas died or cannot be reached."""
+class TowerUnavailableError(_LaterError):
+    """A tower's replicas died, sleep or cannot be reached."""
 
 
 class DeadlineError(ServiceError):

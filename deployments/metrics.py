@@ -128,7 +128,7 @@ class RouterMetrics:
         )
         self._refusals = Counter(f"{PREFIX}refusals", "requests refused", ("reason",))
         self._unleased = Counter(
-            f"{PREFIX}unleased_requests", "requests let in by a Router's own share of a key's rate"
+            f"{PREFIX}unleased_requests", "requests let in by a Router's own share of a key's limit"
         )
         self._retries = Counter(f"{PREFIX}retries", "chunks sent once more", ("tower",))
         reused: Any = ("tower", "how")

@@ -103,7 +103,7 @@ class Rule:
         """Return the replicas for now, with so many replica-seconds waiting."""
         want = now.rate + self.margin * now.error + waiting / now.clear_s
         if self.quick:
-            waiting += now.startup_s * max(now.quick - serving, 0.0)
+            waiting += now.startup_s * (now.quick - serving if now.quick > serving else 0.0)
             want = max(want, now.quick + waiting / now.clear_s)
         return math.ceil(want - ROUNDING)
 
@@ -116,9 +116,10 @@ class Rule:
         while len(lows) > 1 and lows[1][0] <= now.now_s - now.startup_s:
             lows.popleft()
         serving = lows[0][1]
-        self.waiting = max(self.waiting + now.gained - serving * now.step_s, 0.0)
-        if self.waiting > serving * slack_s:
-            self.late += min(self.waiting - serving * slack_s, now.gained)
+        waiting = self.waiting + now.gained - serving * now.step_s
+        self.waiting = waiting if waiting > 0 else 0.0
+        if (late := waiting - serving * slack_s) > 0:
+            self.late += late if late < now.gained else now.gained
 
 
 class Situation(NamedTuple):
@@ -181,15 +182,15 @@ def decide(seen: Observation, targets: Targets, memory: Memory) -> tuple[int, Me
     watch_starts(seen, targets, memory)
     window_s = WINDOW * memory.startup_s
     gained = record(seen, memory, window_s)
-    (begin_s, before), (_, arrived) = memory.samples[0], memory.samples[-1]
-    is_known = begin_s <= seen.now_s - window_s
-    idle = is_known and arrived == before and not waiting
+    is_known = memory.samples[0][0] <= seen.now_s - window_s
+    busy = memory.samples[-1][1] != memory.samples[0][1] or waiting > 0
     if throughput is not None:
         count = rehearse(seen, targets, memory, gained, waiting)
-        count = count if is_known else max(count, seen.target)
     else:
-        count = max(math.ceil(waiting / per_replica), 0 if idle else seen.target)
-    memory.count = (0 if idle else count) if targets.scale_to_zero else max(count, 1)
+        count = max(math.ceil(waiting / per_replica), seen.target if busy else 0)
+    count = max(count, 0 if is_known else seen.target)
+    least = int(busy or not targets.scale_to_zero)
+    memory.count = max(count, least) if least or not is_known else 0
     return memory.count, memory
 
 
@@ -240,9 +241,9 @@ def rehearse(
     rehearsed_s = seen.now_s - memory.since_s - (WINDOW + 1) * startup_s
     decay = math.exp(-now.step_s / MEMORY_S)
     memory.work = memory.work * decay + (now.gained if rehearsed_s > 0 else 0.0)
-    for rule in memory.rules:
+    for rule in memory.rules:  # most of the time that the policy takes
         want = rule.wanted(now, rule.waiting, rule.lows[0][1])
-        want = min(max(want, seen.least), seen.most)
+        want = seen.least if want < seen.least else seen.most if want > seen.most else want
         count = hold(rule.peaks, seen.now_s, want, rule.hold * startup_s)
         rule.spent = rule.spent * decay + count * now.step_s
         rule.late *= decay
@@ -281,12 +282,12 @@ def choose(memory: Memory, may_be_late: float, rehearsed_s: float) -> Rule:
     prior = memory.work / max(min(rehearsed_s, MEMORY_S), SAMPLE_INTERVAL_S) * PRIOR_S
     allowed = may_be_late * (memory.work + prior)
 
-    def price(rule: Rule) -> float:
-        late = rule.late + rule.is_lean * prior * may_be_late * PRIOR_LATE
-        return rule.spent + PRICE * max(late - allowed, 0.0)
-
-    # Before anything is known the leanest are not even tried.
-    return min((x for x in memory.rules if memory.work or not x.is_lean), key=price)
+    lean = prior * may_be_late * PRIOR_LATE if memory.work else math.inf  # not even tried then
+    prices = []
+    for rule in memory.rules:
+        late = rule.late - allowed + (lean if rule.is_lean else 0.0)
+        prices.append(rule.spent + (PRICE * late if late > 0 else 0.0))
+    return memory.rules[prices.index(min(prices))]
 
 
 def hold(peaks: deque[tuple[float, int]], now_s: float, count: int, hold_s: float) -> int:

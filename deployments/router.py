@@ -36,7 +36,6 @@ from deployments.model.tokenizer import Truncate
 from deployments.model.weights.fingerprint import preprocessing_digest
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.routing.admission import Budget
-from deployments.routing.cache import RowCache
 from deployments.routing.classification import Labels, LabelsInput, classified, with_labels
 from deployments.routing.fingerprints import ANSWER_S, Fingerprints, refuse_others, wanted_by
 from deployments.routing.interactive import Interactive
@@ -44,7 +43,7 @@ from deployments.routing.options import Options
 from deployments.routing.parts import AnyTowerRequest, Parts
 from deployments.routing.preparation import Preparer, sources_of
 from deployments.routing.tolerance import Tolerance
-from deployments.routing.tower_client import TowerClient
+from deployments.routing.tower_client import clients_of
 from deployments.routing.tower_request import ImageRequest, TextRequest, together
 
 logger = logging.getLogger("ray.serve")
@@ -74,15 +73,7 @@ class Router:
         self._tokens = Budget("tokens", limits.max_queued_tokens, limits.bulk_share)
         self._images = Budget("images", limits.max_queued_images, limits.bulk_share)
         self.bytes = Budget("bytes", limits.max_queued_bytes, limits.bulk_share)
-        self._clients: dict[str, TowerClient] = {}
-        if text is not None:
-            cache = RowCache(limits.cache_bytes)
-            sleeps = config.text.least_replicas == 0
-            self._clients["text"] = TowerClient("text", text, cache, self.metrics, sleeps)
-        if vision is not None:
-            cache = RowCache(0)  # what many callers ask for again and again are texts
-            sleeps = config.vision.least_replicas == 0
-            self._clients["vision"] = TowerClient("vision", vision, cache, self.metrics, sleeps)
+        self._clients = clients_of(config, self.metrics, text=text, vision=vision)
         self._preparer = Preparer(folder, self.architecture, config.images)
         self._targets = config.targets
         self._draining = False
@@ -284,7 +275,7 @@ class Router:
                 requests.append(TextRequest(self._clients["text"], texts.items, tokens, *asked))
                 await requests[0].admit()
             sources = sources_of(items)
-            images.resize(len(sources))
+            images.reserve(len(sources))
             fetched = await self._preparer.fetch(sources, image_bytes)
             tolerance.check(fetched.failures)
             if fetched.items:

@@ -81,7 +81,7 @@ def require_transport(config: AppConfig, environment: Mapping[str, str] = os.env
 
 
 def _books(config: AppConfig) -> list[dict[Any, Any] | DeploymentActorConfig]:
-    """Return the actor that keeps the rates of keys, where several Routers share them."""
+    """Return the actor that keeps the books of keys' limits, where several Routers share them."""
     if not config.asks_for_keys or config.router.most_replicas == 1:
         return []
     books = ray.remote(Books)

@@ -36,6 +36,7 @@ class Generator:
         requests: what to send, in this order.
         patience_s: how long a caller waits; it says so, and leaves after it.
         check: look at the rows' number and order, and at the probe's row.
+        key: an API key to send.
     """
 
     def __init__(
@@ -44,12 +45,15 @@ class Generator:
         requests: Iterator[Call],
         patience_s: float = PATIENCE_S,
         check: bool = False,
+        key: str = "",
     ) -> None:
         self.outcomes: list[Outcome] = []
         self._url = f"{url}/v1/embeddings"
         self._requests = requests
         self._patience = aiohttp.ClientTimeout(total=patience_s)
         self._headers = {"content-type": "application/json", "x-timeout-s": str(patience_s)}
+        if key:
+            self._headers["authorization"] = f"Bearer {key}"
         self._check = check
         self._probe: Any = None  # Any: rows, whose numpy type says nothing here
 

@@ -97,18 +97,21 @@ class Load:
         check_number(self.num_requests, scale)
         parts = self._copies(scale, np.random.default_rng(seed))
         if self.num_requests * scale <= MAX_ROWS:
-            return next(parts)
+            (all_of_it,) = parts
+            return Load.of(all_of_it.arrival_s, all_of_it.cost, all_of_it.items, self.duration_s)
         return Load.merged(parts, self.duration_s)
 
     def _copies(self, scale: float, rng: np.random.Generator) -> Iterator["Load"]:
-        rows = max(int(MAX_ROWS / max(scale, 1)), 1)
+        """Yield the copies in parts, each in no order."""
+        rows = max(int(MAX_ROWS / scale), 1)
         for first in range(0, len(self.cost), rows):
             part = slice(first, first + rows)
             copies = rng.random(len(self.cost[part])) < scale % 1
             index = first + np.repeat(np.arange(len(copies)), copies + int(scale))
             moved = self.arrival_s[index] + rng.uniform(-COPY_JITTER_S, COPY_JITTER_S, len(index))
             moved = np.clip(moved, 0, self.duration_s)
-            yield Load.of(moved, self.cost[index], self.items[index], self.duration_s)
+            number = np.ones(len(index))
+            yield Load(moved, self.cost[index], self.items[index], self.duration_s, number)
 
     def warmed_up(self, warm_up_s: float) -> "Load":
         """Put the mirrored beginning in front, at negative times, so that no run starts cold."""

@@ -117,13 +117,15 @@ class Queue:
         edges = [*np.searchsorted(load.arrival_s, steps).tolist(), len(load.cost)]
         self._edges = edges
         total = np.concatenate([[0.0], self._total])
-        self._arriving = np.diff(total[edges]).tolist()
+        self._arriving = np.diff(total[edges])
+        self._within = np.cumsum(self._arriving.reshape(-1, STEPS_PER_S, 1), axis=1)
         pieces = np.minimum(load.cost, tower.piece * load.number)
         self._pieces = np.diff(np.concatenate([[0.0], np.cumsum(pieces)])[edges[::STEPS_PER_S]])
         self._step = 0
         self._running = np.ones(num_settings, np.int64)
         self._after = np.zeros((STEPS_PER_S, num_settings))
         self._upto = np.zeros(STEPS_PER_S)
+        self._passed = np.arange(1.0, STEPS_PER_S + 1)[:, None]
 
     @property
     def served(self) -> Floats:
@@ -139,12 +141,20 @@ class Queue:
         """Let a second pass with so many replicas."""
         capacity = running * (self._tower.rate / STEPS_PER_S)
         self._running = running
+        within = self._within[self._step // STEPS_PER_S]
+        if self.outstanding.max() + within[-1, 0] <= self._tower.max_queued:
+            # None is refused: what the steps would have left is what they were short of besides.
+            left = self.outstanding + within - self._passed * capacity
+            idle = np.minimum(np.minimum.accumulate(left), 0.0)
+            self._after = left - idle
+            self.outstanding = self._after[-1]
+            self._upto = self.arrived + within[:, 0]
+            self.arrived = float(self._upto[-1])
+            self._step += STEPS_PER_S
+            return
         for place in range(STEPS_PER_S):
-            arriving = self._arriving[self._step]
-            if arriving:
-                self._admit(arriving)
-            self.outstanding -= capacity
-            np.maximum(self.outstanding, 0.0, out=self.outstanding)
+            self._admit(float(self._arriving[self._step]))
+            self.outstanding = np.maximum(self.outstanding - capacity, 0.0)
             self._after[place] = self.outstanding
             self._upto[place] = self.arrived
             self._step += 1
@@ -186,7 +196,7 @@ class Queue:
         first = self._number[np.searchsorted(self._total, served + 1e-6, side="right")]
         last = self._number[self._edges[self._step - STEPS_PER_S + 1 : self._step + 1]]
         waiting = np.maximum(last[:, None] - first, 0.0)
-        arriving = np.array(self._arriving[self._step - STEPS_PER_S : self._step])
+        arriving = self._arriving[self._step - STEPS_PER_S : self._step]
         passing = arriving[:, None] / busy * STEPS_PER_S
         count = np.where(waiting > 0, waiting, passing).mean(axis=0)
         pieces = float(self._pieces[self._step // STEPS_PER_S - 1])

@@ -154,6 +154,7 @@ class Hold:
 
     def __init__(self, budget: Budget, lane: Lane) -> None:
         self.units = 0
+        self._reserved = 0
         self._budget = budget
         self._lane = lane
         self._closed = False
@@ -162,6 +163,16 @@ class Hold:
     def most(self) -> int:
         """The most that it may ever hold."""
         return self._budget.limit(self._lane)
+
+    def reserve(self, units: int) -> None:
+        """Hold so many units for work that may come to nothing: it has arrived with `resize`.
+
+        Raises:
+            RequestTooLargeError, OverloadedError: see `Budget.admit`; refused work has arrived.
+        """
+        self.resize(units)
+        self._reserved = units
+        self._budget.arrived_total -= units
 
     def resize(self, units: int) -> None:
         """Hold so many units from now on.
@@ -175,7 +186,8 @@ class Hold:
             self._budget.admit(units - self.units, self._lane, self.units)
         else:
             self._budget.give_back(self.units - units, self._lane)
-        self.units = units
+        self._budget.arrived_total += min(units, self._reserved)
+        self._reserved, self.units = 0, units
 
     def move(self, lane: Lane) -> None:
         """Hold the same in a lane that became known.

@@ -10,12 +10,14 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.config import AppConfig
 from deployments.errors import ServiceError, TowerUnavailableError
 from deployments.messages import ImageChunk, Lane, TextChunk, TowerRows
 from deployments.metrics import RouterMetrics
 from deployments.model.errors import EmbeddingError
 from deployments.routing.cache import RowCache
 from deployments.routing.coalescing import Coalescer
+from deployments.routing.sleep import Sleep
 
 logger = logging.getLogger("ray.serve")
 
@@ -33,8 +35,8 @@ class TowerClient:
         name: `text` or `vision`.
         handle: of the tower's deployment.
         cache: of rows; told of the fingerprint in every answer.
-        may_sleep: it has no replica where there is nothing to do; a request wakes it.
         metrics: where retries and reuse are counted.
+        sleep: it may have no replica where there is nothing to do; a request wakes it.
     """
 
     def __init__(
@@ -43,13 +45,13 @@ class TowerClient:
         handle: DeploymentHandle[Any],
         cache: RowCache,
         metrics: RouterMetrics,
-        may_sleep: bool = False,
+        sleep: Sleep,
     ) -> None:
         self.name = name
         self.cache = cache
         self.metrics = metrics
         self._handle = handle
-        self._may_sleep = may_sleep
+        self._sleep = sleep
         # An answer comes once every part of its call has one: queries do not travel with documents,
         # nor one lane with the other.
         self._coalescers: dict[tuple[Lane, bool], Coalescer[Chunk, TowerRows]] = {
@@ -77,12 +79,36 @@ class TowerClient:
         Args:
             wake: have a sleeping tower start a replica, and wait for it.
         """
-        if wake or not self._may_sleep:
-            self.cache.heard(str(await self._handle.ready.remote()))
+        if not wake and self._sleep.may_sleep and (await self._look() or not self._sleep.fails):
             return
+        self._heard(str(await self._handle.ready.remote()))
+
+    async def awake(self) -> None:
+        """Return where a request is taken, now or when the tower has woken.
+
+        Raises:
+            TowerUnavailableError: it sleeps, and who finds it so is refused; says when to come
+                back.
+        """
+        if not self._sleep.refuses or self._sleep.is_awake or await self._look():
+            return
+        self._sleep.asked()
+        left_s = self._sleep.left_s
+        raise TowerUnavailableError(
+            f"the {self.name} tower sleeps, and is woken now; retry in {left_s:.0f} s", left_s
+        )
+
+    async def _look(self) -> bool:
+        """Return whether a replica answers, without starting one."""
         with suppress(DeploymentUnavailableError):  # no replica: a broadcast starts none
             told = await self._handle.broadcast("ready").results_async()
-            self.cache.heard(str(told[0]))
+            self._heard(str(told[0]))
+            return True
+        return False
+
+    def _heard(self, fingerprint: str) -> None:
+        self._sleep.heard()
+        self.cache.heard(fingerprint)
 
     async def fingerprint(self, anew: bool = False, wake: bool = False) -> str:
         """Return what a replica answered last: its weights and how it runs them.
@@ -117,6 +143,7 @@ class TowerClient:
 
     async def _call(self, chunks: Sequence[Chunk]) -> Sequence[TowerRows | EmbeddingError]:
         """Send chunks in one call, and once more if its replica is lost."""
+        self._sleep.asked()
         for attempt in range(1, MAX_TRIES + 1):
             response = self._handle.embed.remote(tuple(chunks))
             try:
@@ -124,7 +151,7 @@ class TowerClient:
                 if attempt == MAX_TRIES or not any(map(_device_lost, answers)):
                     for rows in answers:
                         if isinstance(rows, TowerRows):
-                            self.cache.heard(rows.fingerprint)
+                            self._heard(rows.fingerprint)
                     return answers
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
@@ -143,6 +170,21 @@ class TowerClient:
             return TowerUnavailableError(f"the {self.name} tower cannot be reached; retry shortly")
         logger.error("the %s tower failed", self.name, exc_info=error)
         return ServiceError(f"the {self.name} tower failed; the reason is in the server's log")
+
+
+def clients_of(
+    config: AppConfig, metrics: RouterMetrics, **handles: DeploymentHandle[Any] | None
+) -> dict[str, TowerClient]:
+    """Return a client for each tower that the application has, by its name."""
+    towers = {"text": config.text, "vision": config.vision}
+    # What many callers ask for again and again are texts.
+    caches = {"text": RowCache(config.router.cache_bytes), "vision": RowCache(0)}
+    asked = config.router.asleep, config.policy.startup_s
+    return {
+        name: TowerClient(name, handle, caches[name], metrics, Sleep(towers[name], *asked))
+        for name, handle in handles.items()
+        if handle is not None
+    }
 
 
 def _device_s(answer: TowerRows) -> float:

@@ -87,6 +87,7 @@ class TowerRequest(ABC, Generic[T]):
 
         Raises:
             RequestTooLargeError, OverloadedError: see `Budget.admit`.
+            TowerUnavailableError: the tower sleeps; see `TowerClient.awake`.
         """
         for place, key in enumerate(await digests(self._items)):
             self._places.setdefault(key, []).append(place)
@@ -96,7 +97,10 @@ class TowerRequest(ABC, Generic[T]):
         self._known = {key: row for key, row in rows.items() if row is not None}
         metrics.reuse(self.client.name, "request", len(self._items) - len(self._places))
         metrics.reuse(self.client.name, "cache", len(self._known))
-        self._hold.resize(self._cost_of(self._missing()))
+        missing = self._missing()
+        self._hold.resize(self._cost_of(missing))
+        if missing:  # after it counts as work that has arrived, which wakes the tower
+            await self.client.awake()
 
     @property
     def fingerprints(self) -> set[str]:

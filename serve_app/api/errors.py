@@ -133,7 +133,7 @@ def headers_of(error: BaseException) -> dict[str, str]:
     """Return the headers that go with an error: how to authenticate, when to come back."""
     if isinstance(error, errors.UnauthorizedError):
         return {"www-authenticate": "Bearer"}
-    if isinstance(error, errors.OverloadedError):
+    if isinstance(error, (errors.OverloadedError, errors.TowerUnavailableError)):
         return {
             "retry-after": str(ceil(error.retry_after_s)),
             "retry-after-ms": str(ceil(1000 * error.retry_after_s)),
@@ -142,6 +142,4 @@ def headers_of(error: BaseException) -> dict[str, str]:
         return {"connection": "close"}  # the rest of the body is not waited for
     if isinstance(error, errors.UnsupportedCodingError):
         return {"accept-encoding": ", ".join(codings.taken())}
-    if isinstance(error, errors.TowerUnavailableError):
-        return {"retry-after": "1"}
     return {}

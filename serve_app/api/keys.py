@@ -26,6 +26,7 @@ from deployments.errors import (
 )
 from deployments.messages import Lane
 from serve_app.api.leases import Ask, Rate
+from serve_app.api.slots import Slots
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,7 +41,8 @@ class ApiKey(Frozen):
         sha256: of the key, in hexadecimal: `printf %s KEY | sha256sum`.
         lane: `bulk` keeps its requests out of the interactive lane.
         requests_per_minute: refilled evenly; a burst may use a whole minute's. Of all Routers.
-        max_concurrent_requests: requests under way at once, in each Router.
+        max_concurrent_requests: requests under way at once, of all Routers. Where they shift from
+            one to another, some below it may be refused for half a second.
         max_items_per_request: below the server's own limit.
     """
 
@@ -57,11 +59,10 @@ ANYONE = ApiKey(name="anyone", sha256="0" * 64)
 
 
 class Allowance:
-    """What a key has used of its limits in this Router."""
+    """What this Router has of a key's limits."""
 
-    def __init__(self, rate: Rate) -> None:
-        self.under_way = 0
-        self.rate = rate
+    def __init__(self, rate: Rate, slots: Slots) -> None:
+        self.rate, self.slots = rate, slots
 
 
 class KeyRing:
@@ -71,7 +72,7 @@ class KeyRing:
         config: the application's configuration.
         environment: where `api_keys_variable` is looked up.
         clock: monotonic seconds.
-        ask: for leases of a key's requests; without it this Router is taken to be the only one.
+        ask: for leases of a key's limits; without it this Router is taken to be the only one.
         on_alone: called for each request let in while no leases come.
 
     Raises:
@@ -145,15 +146,14 @@ class KeyRing:
             raise RequestTooLargeError(f"{num_items:,} items; this API key may send {most:,}")
         allowance = self._allowances.get(key.sha256)
         if allowance is None:
-            allowance = self._allowances[key.sha256] = Allowance(
-                Rate(self._ask, self._on_alone, self._clock)
-            )
-        if allowance.under_way >= (key.max_concurrent_requests or float("inf")):
+            shares = self._ask, self._on_alone, self._clock
+            allowance = Allowance(Rate(*shares), Slots(*shares))
+            self._allowances[key.sha256] = allowance
+        most = key.max_concurrent_requests
+        if most is not None and not await allowance.slots.take(key.sha256, most):
             raise OverloadedError(
-                f"this API key has {allowance.under_way} requests under way, its limit",
-                BUSY_RETRY_S,
+                f"this API key has the {most} requests under way that it may have", BUSY_RETRY_S
             )
-        allowance.under_way += 1  # before anything is awaited: others are counted meanwhile
         try:
             if key.requests_per_minute is not None:
                 wait_s = await allowance.rate.take(key.sha256, key.requests_per_minute)
@@ -165,7 +165,8 @@ class KeyRing:
                     )
             yield
         finally:
-            allowance.under_way -= 1
+            if most is not None:
+                allowance.slots.free()
 
     def _reload(self) -> None:
         """Read the file again if it has changed; a broken one leaves the keys as they are."""

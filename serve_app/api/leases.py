@@ -1,7 +1,8 @@
-"""Rates of API keys that hold for all Routers together.
+"""Limits of API keys that hold for all Routers together.
 
-One actor beside the Routers keeps the books and hands out leases: a second's worth of a key's
-requests at a time, so that few requests need a call. Without it each Router goes on with its share.
+One actor beside the Routers keeps the books and hands out leases: of a rate a second's worth of
+requests at a time, of requests under way so many slots, so that few requests need a call. Without
+it each Router goes on with its share.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeVar
 
 logger = logging.getLogger("ray.serve")
 
@@ -17,6 +18,7 @@ BOOKS = "key_rates"
 """The name of the actor."""
 LEASE_S = 2.0  # for so long a Router may use what it has leased
 HEARD_S = 10.0  # a Router that has not asked for so long has no share
+SLOTS_S = 4.0  # and after this no slots; they are asked for anew each half second
 CALL_TIMEOUT_S = 0.5
 RETRY_S = 1.0  # after a call that failed
 
@@ -33,6 +35,24 @@ class Lease(NamedTuple):
     requests: int
     wait_s: float
     num_routers: int
+
+
+class Held(NamedTuple):
+    """What a Router may have under way of a key's requests.
+
+    Attributes:
+        slots: at once, until it asks anew.
+        is_scarce: some Router lacked slots of late: those that lie idle are wanted soon.
+        num_routers: that ask for leases.
+    """
+
+    slots: int
+    is_scarce: bool
+    num_routers: int
+
+
+class UnknownYetError(Exception):
+    """The books have just begun, and do not know yet what the Routers have under way."""
 
 
 class Bucket:
@@ -58,29 +78,54 @@ class Books:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._begun_s = clock()
         self._buckets: dict[str, Bucket] = {}
         self._heard: dict[str, float] = {}
+        self._slots: dict[str, dict[str, tuple[int, float]]] = {}  # by key and Router; since when
+        self._short_s: dict[str, float] = {}
 
     def lease(self, router: str, key: str, per_minute: int) -> Lease:
         """Give a Router up to a second's worth of a key's requests."""
-        now_s = self._clock()
-        self._heard[router] = now_s
-        self._heard = {name: at for name, at in self._heard.items() if at > now_s - HEARD_S}
+        now_s = self._hear(router)
         bucket = self._buckets.setdefault(key, Bucket())
         requests, wait_s = bucket.take(per_minute, max(per_minute // 60, 1), now_s)
         return Lease(requests, wait_s, len(self._heard))
 
+    def hold(self, router: str, key: str, limit: int, wanted: int, under_way: int) -> Held:
+        """Let a Router have so many of a key's slots in place of what it has, or what is left.
 
-class Ask(Protocol):
-    """What asks the books for a lease."""
+        Raises:
+            UnknownYetError: others may have slots that these books have not heard of.
+        """
+        now_s = self._hear(router)
+        slots = self._slots.setdefault(key, {})
+        slots[router] = under_way, now_s
+        for name in [name for name, (_, at) in slots.items() if at <= now_s - SLOTS_S]:
+            del slots[name]
+        if now_s < self._begun_s + SLOTS_S:
+            raise UnknownYetError
+        left = limit - sum(number for name, (number, _) in slots.items() if name != router)
+        given = max(min(wanted, left), 0)
+        slots[router] = max(given, under_way), now_s
+        if given < wanted:
+            self._short_s[key] = now_s
+        is_scarce = self._short_s.get(key, float("-inf")) > now_s - HEARD_S
+        return Held(given, is_scarce, len(self._heard))
 
-    def __call__(self, key: str, per_minute: int) -> Awaitable[Lease]:
-        """Return a lease of a key's requests."""
-        ...
+    def _hear(self, router: str) -> float:
+        now_s = self._clock()
+        self._heard[router] = now_s
+        self._heard = {name: at for name, at in self._heard.items() if at > now_s - HEARD_S}
+        return now_s
 
 
-class Rate:
-    """One key's requests in one Router.
+T = TypeVar("T", Lease, Held)
+Ask = Callable[..., Awaitable[tuple[float, ...]]]
+"""Calls a method of the books for this Router: its name, a key, what else `Books` says."""
+
+
+class Share:
+    """What one Router has of one limit of one key.
 
     Args:
         ask: the books; None where this Router is alone.
@@ -92,11 +137,36 @@ class Rate:
         self, ask: Ask | None, on_alone: Callable[[], None], clock: Callable[[], float]
     ) -> None:
         self._ask, self._on_alone, self._clock = ask, on_alone, clock
-        self._own = Bucket()
-        self._left, self._until_s = 0, float("-inf")
-        self._full_until_s = self._alone_until_s = float("-inf")
+        self._alone_until_s = float("-inf")
         self._num_routers = 1
         self._asking = asyncio.Lock()
+
+    async def _told(self, kind: type[T], method: str, *arguments: str | int) -> T | None:
+        """Return what the books say; None where they do not, and no other call for a second."""
+        if self._ask is None or self._alone_until_s > self._clock():
+            return None
+        try:
+            # Serve pickles the actor by value, module and all: its classes are not these.
+            asked = asyncio.wait_for(self._ask(method, *arguments), CALL_TIMEOUT_S)
+            told = kind._make(await asked)
+        except Exception as error:  # noqa: BLE001 - whatever ails the books, the Routers go on
+            logger.warning("no lease of an API key's requests, using a share: %r", error)
+            self._alone_until_s = self._clock() + RETRY_S
+            return None
+        self._num_routers = told.num_routers
+        return told
+
+
+class Rate(Share):
+    """One key's requests over time in one Router."""
+
+    def __init__(
+        self, ask: Ask | None, on_alone: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        super().__init__(ask, on_alone, clock)
+        self._own = Bucket()
+        self._left, self._until_s = 0, float("-inf")
+        self._full_until_s = float("-inf")
 
     async def take(self, key: str, per_minute: int) -> float:
         """Take one request; return 0, or the seconds until there is one."""
@@ -108,7 +178,7 @@ class Rate:
             if self._full_until_s > now_s:
                 return self._full_until_s - now_s
             if not (self._left and now_s < self._until_s) and self._alone_until_s <= now_s:
-                await self._renew(self._ask, key, per_minute)
+                await self._renew(key, per_minute)
                 now_s = self._clock()
             if self._alone_until_s > now_s:
                 return self._take_alone(per_minute, now_s)
@@ -123,36 +193,33 @@ class Rate:
             self._on_alone()
         return wait_s
 
-    async def _renew(self, ask: Ask, key: str, per_minute: int) -> None:
-        try:
-            lease = await asyncio.wait_for(ask(key, per_minute), CALL_TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 - whatever ails the books, the Routers go on
-            logger.warning("no lease of an API key's requests, using a share: %r", error)
-            now_s = self._clock()
-            if self._alone_until_s < now_s - 2 * RETRY_S:
-                self._own = Bucket(now_s)  # this minute's requests may all have been taken
-            self._left, self._alone_until_s = 0, now_s + RETRY_S
-            return
+    async def _renew(self, key: str, per_minute: int) -> None:
+        alone_until_s = self._alone_until_s
+        lease = await self._told(Lease, "lease", key, per_minute)
         now_s = self._clock()
+        if lease is None:
+            if alone_until_s < now_s - 2 * RETRY_S:
+                self._own = Bucket(now_s)  # this minute's requests may all have been taken
+            self._left = 0
+            return
         self._left, self._until_s = lease.requests, now_s + LEASE_S
         self._full_until_s = now_s + lease.wait_s
-        self._num_routers = lease.num_routers
 
 
 def ask_actor() -> Ask:
     """Return what asks the actor beside this deployment, for one Router; found anew if lost."""
     handle, router = None, uuid.uuid4().hex
 
-    async def ask(key: str, per_minute: int) -> Lease:
+    async def ask(method: str, *arguments: str | int) -> tuple[float, ...]:
         nonlocal handle
         from ray import serve
 
         try:
             handle = handle or serve.get_deployment_actor(BOOKS)
-            lease: Lease = await handle.lease.remote(router, key, per_minute)
+            told: tuple[float, ...] = await getattr(handle, method).remote(router, *arguments)
         except Exception:
             handle = None
             raise
-        return lease
+        return told
 
     return ask

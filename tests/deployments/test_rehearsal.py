@@ -239,3 +239,15 @@ def test_the_memory_survives_pickling() -> None:
     copy = pickle.loads(pickle.dumps(tower.memory))
     seen = SEEN._replace(now_s=201.0, arrived={"r": tower.total}, outstanding=500.0)
     assert decide(seen, TARGETS, copy)[0] == decide(seen, TARGETS, tower.memory)[0]
+
+
+@pytest.mark.parametrize("throughput", [None, 10.0])
+def test_work_that_was_refused_wakes_a_tower(throughput: float | None) -> None:
+    """Nothing waits, for the Router sent it away, and nobody has measured the tower yet."""
+    targets = replace(TARGETS, scale_to_zero=True)
+    tower = Tower(targets, 0, throughput=throughput, least=0)
+    window_s = round(3 * targets.startup_s)
+    assert set(tower.run(window_s + 60, 0.0)) == {0}
+    assert tower.run(1, 5.0) == [1]
+    assert set(tower.run(window_s - 10, 0.0)) == {1}
+    assert tower.run(60, 0.0)[-1] == 0

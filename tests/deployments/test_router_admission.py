@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.errors import OverloadedError, RequestTooLargeError
+from deployments.errors import ImageSourceError, OverloadedError, RequestTooLargeError
 from serve_app.gallery import FOLDER
 from tests.deployments.fake_towers import Served
 
@@ -140,7 +140,7 @@ async def test_images_that_cannot_be_had_hold_nothing(site):
     assert await served.outstanding() == (0, 1)  # both are one picture
     served.vision.gate.set()
     assert set((await waiting).failures) == {2, 3}
-    assert (await served.router.record_autoscaling_stats())["images_arrived_total"] == 4
+    assert (await served.router.record_autoscaling_stats())["images_arrived_total"] == 1
 
 
 async def test_bulk_work_leaves_room_for_a_query():
@@ -158,4 +158,21 @@ async def test_bulk_work_leaves_room_for_a_query():
     served.vision.gate.set()
     assert len((await bulk).embeddings) == 3
     assert len((await query).embeddings) == 2
+    assert await served.outstanding() == (0, 0)
+
+
+async def test_images_that_cannot_be_fetched_are_no_work_that_arrived(site):
+    """Otherwise broken links start replicas; those of the same request that are there count."""
+    served = site.served()
+    broken = [{"image": f"http://{HOST}:1/{i}"} for i in range(5)]
+
+    async def arrived() -> float:
+        return (await served.router.record_autoscaling_stats())["images_arrived_total"]
+
+    with pytest.raises(ImageSourceError):
+        await served.router.embed(broken)
+    assert await arrived() == 0
+    answer = await served.router.embed([*broken, *site.urls(3)], partial=True)
+    assert len(answer.failures) == 5
+    assert await arrived() == 1  # the three are one picture
     assert await served.outstanding() == (0, 0)

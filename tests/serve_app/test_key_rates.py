@@ -1,7 +1,8 @@
-"""The rate of an API key over two Routers, on a real Ray Serve."""
+"""The limits of an API key over two Routers, on a real Ray Serve."""
 
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from serve_app.api.leases import BOOKS
 
 NAME = "rated"
 PER_MINUTE = 60
+AT_ONCE = 2
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +22,16 @@ def rated(service, tmp_path_factory):
 
     from serve_app.app import build_app
 
-    digest = hashlib.sha256(b"one").hexdigest()
     path = tmp_path_factory.mktemp("keys") / "keys.yaml"
-    entry = {"name": "one", "sha256": digest, "requests_per_minute": PER_MINUTE}
-    path.write_text(yaml.safe_dump([entry]))
+    limits = {
+        "one": {"requests_per_minute": PER_MINUTE},
+        "few": {"max_concurrent_requests": AT_ONCE},
+    }
+    entries = [
+        {"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), **limit}
+        for name, limit in limits.items()
+    ]
+    path.write_text(yaml.safe_dump(entries))
     settings = {
         "api_keys_file": str(path),
         "text": {"num_cpus": 0.1},
@@ -50,6 +58,21 @@ def books() -> str:
     actors = ray.util.list_named_actors(all_namespaces=True)
     (name,) = (actor["name"] for actor in actors if BOOKS in actor["name"])
     return name
+
+
+def test_two_routers_let_in_two_requests_at_once_and_not_two_each(rated):
+    """Of twelve long ones at the same time two are answered; once they are, two more."""
+    body = {"input": [f"{number} " + "bear " * 300 for number in range(24)]}
+    headers = {"authorization": "Bearer few"}
+
+    def long_one(_number: int) -> int:
+        return rated.post("/v1/embeddings", json=body, headers=headers).status_code
+
+    for _ in range(2):
+        with ThreadPoolExecutor(12) as pool:
+            statuses = sorted(pool.map(long_one, range(12)))
+        assert statuses == [200] * AT_ONCE + [429] * (12 - AT_ONCE)
+        time.sleep(1.5)
 
 
 def test_two_routers_let_in_one_minute_s_requests_and_go_on_without_the_books(rated):

@@ -1,5 +1,6 @@
 """A tower without replicas, as it may be, on a real Ray Serve."""
 
+import base64
 import time
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from deployments.config import AppConfig
+from serve_app.gallery import FOLDER
 from tests.serve_app.deployed import deployed
 
 NAME = "sleeping"
@@ -44,3 +46,26 @@ def test_a_sleeping_service_is_ready_and_wakes_for_a_request(sleeping):
     assert sleeping.post("/v1/embeddings", json={"input": ["a"]}).status_code == 200
     assert states() == {"RUNNING": 1}
     assert sleeping.get("/ready").status_code == 200
+
+
+def test_one_tower_sleeps_while_the_other_serves_and_says_when_it_will_be_there(service):
+    """Texts are answered; the first image is 503 with the time of a start, and a later one is."""
+    refusing = CONFIG.model_dump() | {
+        "text": {"num_cpus": 0.1},
+        "vision": SLEEPY,
+        "router": {"num_cpus": 0.1, "asleep": "refuse"},
+        "policy": {"startup_s": 7},
+    }
+    image = base64.b64encode((FOLDER / "bear.png").read_bytes()).decode()
+    with deployed(service, AppConfig.model_validate(refusing), "refusing") as client:
+        assert client.post("/v1/embeddings", json={"input": ["a"]}).status_code == 200
+        first = client.post("/v1/embeddings", json={"input": [{"image": image}]})
+        assert (first.status_code, first.headers["retry-after"]) == (503, "7")
+        assert "the vision tower sleeps" in first.json()["detail"]
+        assert client.get("/ready").status_code == 200
+        end_s = time.monotonic() + 60
+        while client.post("/v1/embeddings", json={"input": [{"image": image}]}).status_code == 503:
+            assert client.post("/v1/embeddings", json={"input": ["a"]}).status_code == 200
+            assert time.monotonic() < end_s
+            time.sleep(1)
+        assert client.post("/v1/embeddings", json={"input": [{"image": image}]}).status_code == 200

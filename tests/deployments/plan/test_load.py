@@ -66,3 +66,13 @@ def test_more_than_can_be_drawn_is_refused_with_what_fits() -> None:
     with pytest.raises(ValueError, match=r"1,800,000,000 .* --scale 1\.1e\+06 fits"):
         one.scaled(2e6)
     loads.check_number(900, 1.1e6)
+
+
+def test_less_of_a_long_trace_is_taken_from_all_of_it(monkeypatch):
+    """Half of 1,500 requests, where 1,000 are drawn at once: the last third is not left out."""
+    monkeypatch.setattr("deployments.plan.load.MAX_ROWS", 1000)
+    load = Load.of(np.arange(1500.0), np.ones(1500), np.ones(1500), 1500.0)
+    half = load.scaled(0.5)
+    assert half.num_requests == pytest.approx(750, rel=0.1)
+    assert half.arrival_s[-1] > 1400
+    assert (np.diff(half.arrival_s) >= 0).all()

@@ -41,6 +41,9 @@ class Tower:
     def reuse(self, _tower, how, count) -> None:
         self.reused[how] += count
 
+    async def awake(self) -> None:
+        """It never sleeps."""
+
     async def embed(self, chunk, _share):
         items = chunk.images if isinstance(chunk, ImageChunk) else chunk.texts()
         firsts = [int(item[0]) for item in items]

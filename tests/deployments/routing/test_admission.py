@@ -164,6 +164,26 @@ def test_what_is_given_back_unused_is_neither_pace_nor_work_that_never_came():
     assert budget.outstanding == 0
 
 
+def test_reserved_work_has_arrived_once_it_is_there_or_is_refused():
+    """Ten expected, of which seven come, are seven; those for which there is no room are all."""
+    budget = Budget("images", 20, clock=Clock())
+    with budget.hold("interactive") as hold:
+        hold.reserve(10)
+        assert (budget.outstanding, budget.arrived_total) == (10, 0)
+        hold.resize(7)
+        assert (budget.outstanding, budget.arrived_total) == (7, 7)
+        hold.resize(9)  # what is computed after all
+        hold.done(9)
+        assert (budget.outstanding, budget.arrived_total) == (0, 9)
+    with budget.hold("interactive") as hold:
+        hold.reserve(10)
+    assert (budget.outstanding, budget.arrived_total) == (0, 9)
+    budget.admit(15, "interactive")
+    with budget.hold("interactive") as hold, pytest.raises(OverloadedError):
+        hold.reserve(10)
+    assert budget.arrived_total == 9 + 15 + 10
+
+
 def test_work_that_was_given_up_is_free_and_says_nothing_of_the_pace():
     """A request that fails leaves no units behind, and none can be taken for it afterwards."""
     clock = Clock()

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
+from deployments.config import TextTowerConfig
 from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
 from deployments.messages import Terms, TextChunk, TowerRows
 from deployments.routing.cache import RowCache
+from deployments.routing.sleep import Sleep
 from deployments.routing.tower_client import TowerClient
 
 LOST = ActorUnavailableError("the node has gone", None)
@@ -72,7 +74,9 @@ class Metrics:
 
 
 def client_of(handle: Handle) -> TowerClient:
-    return TowerClient("text", handle, RowCache(0), Metrics())
+    return TowerClient(
+        "text", handle, RowCache(0), Metrics(), Sleep(TextTowerConfig(), "hold", 1.0)
+    )
 
 
 async def ask(client, *numbers, lane="interactive"):

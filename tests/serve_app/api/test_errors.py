@@ -80,5 +80,6 @@ def test_headers_say_how_to_authenticate_and_when_to_come_back():
     assert headers_of(errors.MissingKeyError("x")) == {"www-authenticate": "Bearer"}
     waits = headers_of(errors.OverloadedError("x", 1.2))
     assert waits == {"retry-after": "2", "retry-after-ms": "1200"}
-    assert headers_of(errors.TowerUnavailableError("x")) == {"retry-after": "1"}
+    waits = headers_of(errors.TowerUnavailableError("x"))
+    assert waits == {"retry-after": "1", "retry-after-ms": "1000"}
     assert headers_of(InputError("x")) == {}
