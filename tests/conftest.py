@@ -17,6 +17,10 @@ import pytest
 
 from deployments.model.weights.source import DEMO
 
+# Before torch is imported, here and in what the tests start. Its threads wait for each other in a
+# loop otherwise; on a busy machine a model's tests then took five times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # The fields of the published config.json; every text size is left to jina-embeddings-v3.
 PUBLISHED_CONFIG: dict[str, Any] = {
     "model_type": "jina_clip",

@@ -240,10 +240,10 @@ def test_only_a_serving_cpu_runs_small_calls_beside_a_batch(monkeypatch):
 
 
 def test_third_party_towers_run_one_batch_at_a_time():
-    """Whether they bear two at once is not known."""
-    batcher = engine_of(implementation="reference")._batcher
+    """Whether they bear two at once is not known. Of images: the self-check's texts take 15 s."""
+    batcher = engine_of("vision", implementation="reference")._batcher
     assert not isinstance(batcher, ExpressBatcher)
-    assert batcher.queue.max_cost == TextInputs.cpu_cost
+    assert batcher.queue.max_cost == ImageInputs.cpu_cost
 
 
 def test_a_tower_that_drifts_fails_its_health_check_and_the_metrics_tell():

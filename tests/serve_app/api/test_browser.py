@@ -2,13 +2,14 @@
 
 import html
 import http.server
+import json
 import re
 import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,16 @@ from serve_app.api.ingress import http_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAGE = """<!doctype html><pre id=seen>nothing</pre><script>
-fetch("%s/v1/embeddings", {
+const ask = (api) => fetch(`${api}/v1/embeddings`, {
   method: "POST",
   headers: {"Content-Type": "application/json", Authorization: "Bearer k", "X-Priority": "bulk"},
   body: JSON.stringify({input: ["a"]}),
 }).then(async (answer) => {
   const body = await answer.json();
   const made = answer.headers.get("x-embedding-fingerprint");
-  seen.textContent = `rows ${body.data.length} by ${made}`;
-}).catch((error) => { seen.textContent = `refused: ${error.message}`; });
+  return `rows ${body.data.length} by ${made}`;
+}).catch((error) => `refused: ${error.message}`);
+Promise.all(%s.map(ask)).then((all) => { seen.textContent = all.join("\\n"); });
 </script>"""
 
 
@@ -91,24 +93,23 @@ def page_server() -> Iterator[tuple[str, list[bytes]]]:
     thread.join()
 
 
-def seen(address: str, folder: object) -> str:
-    """Open a page in Chromium and return what its script wrote."""
+def seen(address: str, folder: object) -> list[str]:
+    """Open a page in Chromium and return the lines that its script wrote."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}"]
     command = [str(CHROMIUM), *options, "--virtual-time-budget=10000", "--dump-dom", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'id="seen">(.*?)</pre>', done.stdout)
+    found = re.search(r'id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stdout
-    return html.unescape(found[1])
+    return html.unescape(found[1]).split("\n")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_a_page_of_another_origin_is_answered_only_where_it_is_allowed(tmp_path):
     """Off: the browser refuses. On: rows and headers. Allowed to another origin: refused."""
-    with page_server() as (origin, pages):
-        verdicts = []
-        for origins in ((), (origin,), ("*",), ("https://other.example",)):
-            with api(origins) as url:
-                pages.append((PAGE % url).encode())
-                verdicts.append(seen(origin, tmp_path))
+    with page_server() as (origin, pages), ExitStack() as open_apis:
+        allowed = ((), (origin,), ("*",), ("https://other.example",))
+        urls = [open_apis.enter_context(api(origins)) for origins in allowed]
+        pages.append((PAGE % json.dumps(urls)).encode())
+        verdicts = seen(origin, tmp_path)
     refused, answered = "refused: Failed to fetch", "rows 1 by text:f"
     assert verdicts == [refused, answered, answered, refused]

@@ -60,16 +60,20 @@ def animated() -> bytes:
 
 
 def test_broken_images_get_a_4xx_and_leave_no_memory_behind(service):
-    """No 5xx over the whole corpus, twice; replicas grow by less than 50 MB in the second round."""
+    """No 5xx over the whole corpus; replicas grow by less than 50 MB in the second round.
+
+    Or in the third or fourth: by chance a thread first gets memory of its own in a later one. What
+    leaks, leaks in each.
+    """
     images = [base64.b64encode(data).decode() for data in corpus()]
     assert len(images) > 150
-    after_round = []
-    for _ in range(2):
+    after_round: list[int] = []
+    while len(after_round) < 2 or after_round[-1] - after_round[-2] >= 50 * MIB:
+        assert len(after_round) < 4, after_round
         statuses = [service.post({"input": [{"image": x}]}).status_code for x in images]
         assert set(statuses) <= {200, 400}
+        assert statuses.count(400) > 80
         after_round.append(replica_bytes())
-    assert statuses.count(400) > 80
-    assert after_round[1] - after_round[0] < 50 * MIB
     assert len(service.embed(["still here"])) == 1
 
 

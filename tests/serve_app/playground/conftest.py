@@ -62,6 +62,7 @@ class StandIn:
     served: Served
     key: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[Any, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def app(self) -> Starlette:
@@ -136,10 +137,16 @@ class StandIn:
         return Embeddings(done, Usage(7, len(rows)), failures, timings)
 
     def row(self, item: Any, task: str | None) -> Any:
+        """The item's vector; computed once, since every new tab embeds the gallery."""
         with self.lock:
-            if isinstance(item, TextItem):
-                return self.model.encode_text([item.text], task)[0]
-            return self.model.encode_image([base64.b64decode(item.source.partition(",")[2])])[0]
+            if (item, task) not in self.rows:
+                self.rows[item, task] = self.compute(item, task)
+            return self.rows[item, task]
+
+    def compute(self, item: Any, task: str | None) -> Any:
+        if isinstance(item, TextItem):
+            return self.model.encode_text([item.text], task)[0]
+        return self.model.encode_image([base64.b64decode(item.source.partition(",")[2])])[0]
 
     @cached_property
     def images(self) -> Any:
