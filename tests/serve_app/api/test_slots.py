@@ -6,7 +6,7 @@ import random
 import pytest
 
 from serve_app.api import slots as module
-from serve_app.api.leases import RETRY_S, SLOTS_S, Books, UnknownYetError
+from serve_app.api.leases import RETRY_S, SLOTS_S, Books
 from serve_app.api.slots import Slots
 
 KEY = "k"
@@ -170,13 +170,20 @@ def test_the_books_forget_a_router_that_is_not_heard_of():
     """Slots of a killed one are there again after four seconds, and not before."""
     now = [100.0]
     books = Books(lambda: now[0])
-    with pytest.raises(UnknownYetError):
-        books.hold("a", KEY, 4, 1, 0)
-    now[0] += SLOTS_S
-    assert books.hold("a", KEY, 4, 4, 3) == (4, False, 1)
-    assert books.hold("b", KEY, 4, 1, 0) == (0, True, 2)
+    assert books.hold("a", KEY, 4, 4, 3, 1) == (4, False, 1)
+    assert books.hold("b", KEY, 4, 1, 0, 1) == (0, True, 2)
     now[0] += SLOTS_S - 0.1
-    assert books.hold("b", KEY, 4, 1, 0).slots == 0
+    assert books.hold("b", KEY, 4, 1, 0, 1).slots == 0
     now[0] += 0.1
-    assert books.hold("b", KEY, 4, 1, 0).slots == 1
-    assert books.hold("a", "other", 4, 4, 0).slots == 4, "another key has its own"
+    assert books.hold("b", KEY, 4, 1, 0, 1).slots == 1
+    assert books.hold("a", "other", 4, 4, 0, 1).slots == 4, "another key has its own"
+
+
+def test_new_books_give_shares_until_they_have_heard_of_all_slots():
+    """The first of two Routers that has lost its books gets half, whatever the other has."""
+    now = [100.0]
+    books = Books(lambda: now[0])
+    assert books.hold("a", KEY, 4, 4, 0, 2).slots == 2
+    now[0] += SLOTS_S
+    assert books.hold("b", KEY, 4, 1, 1, 2).slots == 1
+    assert books.hold("a", KEY, 4, 4, 0, 2).slots == 3
