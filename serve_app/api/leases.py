@@ -51,10 +51,6 @@ class Held(NamedTuple):
     num_routers: int
 
 
-class UnknownYetError(Exception):
-    """The books have just begun, and do not know yet what the Routers have under way."""
-
-
 class Bucket:
     """Requests of a key, refilled evenly up to a minute's; full at first, or empty at a time."""
 
@@ -91,20 +87,22 @@ class Books:
         requests, wait_s = bucket.take(per_minute, max(per_minute // 60, 1), now_s)
         return Lease(requests, wait_s, len(self._heard))
 
-    def hold(self, router: str, key: str, limit: int, wanted: int, under_way: int) -> Held:
+    def hold(
+        self, router: str, key: str, limit: int, wanted: int, under_way: int, num_routers: int
+    ) -> Held:
         """Let a Router have so many of a key's slots in place of what it has, or what is left.
 
-        Raises:
-            UnknownYetError: others may have slots that these books have not heard of.
+        Books that have just begun may not have heard of all slots: until then it is its share at
+        most, where it knew of so many Routers.
         """
         now_s = self._hear(router)
         slots = self._slots.setdefault(key, {})
         slots[router] = under_way, now_s
         for name in [name for name, (_, at) in slots.items() if at <= now_s - SLOTS_S]:
             del slots[name]
-        if now_s < self._begun_s + SLOTS_S:
-            raise UnknownYetError
         left = limit - sum(number for name, (number, _) in slots.items() if name != router)
+        if now_s < self._begun_s + SLOTS_S:
+            left = min(left, max(limit // max(num_routers, len(self._heard)), 1))
         given = max(min(wanted, left), 0)
         slots[router] = max(given, under_way), now_s
         if given < wanted:

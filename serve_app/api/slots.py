@@ -73,7 +73,8 @@ class Slots(Share):
 
     async def _hold(self, key: str, wanted: int) -> None:
         self._slots = min(self._slots, wanted)  # what is given back is not used meanwhile
-        held = await self._told(Held, "hold", key, self._limit, wanted, self.under_way)
+        state = self._limit, wanted, self.under_way, self._num_routers
+        held = await self._told(Held, "hold", key, *state)
         if held is None:
             self._slots = 0  # others may be given them
         else:
