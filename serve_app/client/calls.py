@@ -13,6 +13,7 @@ import orjson
 from deployments.messages import Classification
 from deployments.model.output import Rows
 from deployments.routing.classification import LabelsInput
+from serve_app.api.rendering import JSON, NPY
 
 A = TypeVar("A", bound=Sized)
 
@@ -25,6 +26,7 @@ class Call(Generic[A]):
         path: of its route.
         method: of an application handle.
         fields: what goes with the items; a route and a method have the same names for them.
+        accept: the body types that `of_http` reads.
         of_http: reads a good answer over HTTP.
         of_handle: reads a handle's answer.
     """
@@ -32,6 +34,7 @@ class Call(Generic[A]):
     path: str
     method: str
     fields: Mapping[str, Any]
+    accept: str
     of_http: Callable[[httpx.Response], A]
     of_handle: Callable[[Any], A]
 
@@ -96,13 +99,14 @@ def embedding(
         "normalized": normalized,
         "truncate": truncate,
     }
-    return Call("/v1/embeddings", "embed", fields, _rows, attrgetter("embeddings"))
+    accept = f"{NPY}, {JSON};q=0.5"  # errors are JSON
+    return Call("/v1/embeddings", "embed", fields, accept, _rows, attrgetter("embeddings"))
 
 
 def classification(labels: LabelsInput, logit_scale: bool, truncate: bool) -> Call[Scores]:
     """Return the call for the scores of labels."""
     fields = {"labels": labels, "logit_scale": logit_scale, "truncate": truncate}
-    return Call("/v1/classify", "classify", fields, _scores, _scores_of_handle)
+    return Call("/v1/classify", "classify", fields, JSON, _scores, _scores_of_handle)
 
 
 def _rows(answer: httpx.Response) -> Rows:

@@ -9,7 +9,7 @@ import orjson
 import pybase64
 from httpx_retries import aretry_request, retry_request
 
-from serve_app.api.rendering import JSON, NPY
+from serve_app.api.rendering import JSON
 from serve_app.client.calls import A
 from serve_app.client.inputs import Batch, HandleItem
 from serve_app.client.retries import LATER, AnswerError, SpreadRetry
@@ -33,7 +33,7 @@ class HttpTransport:
         self._url = url.rstrip("/").removesuffix("/embeddings").removesuffix("/v1")
         self._model = model
         self._retry = retry
-        headers = {"accept": f"{NPY}, {JSON};q=0.5", "content-type": JSON}
+        headers = {"content-type": JSON}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
         self._settings: dict[str, Any] = {
@@ -45,14 +45,18 @@ class HttpTransport:
     def send(self, batch: Batch[A]) -> A:
         """Return the answer to a batch."""
         url, body = self._url + batch.call.path, self._body(batch)
-        answer = retry_request(self._client, "POST", url, retry=self._retry, content=body)
+        headers = {"accept": batch.call.accept}
+        answer = retry_request(
+            self._client, "POST", url, retry=self._retry, content=body, headers=headers
+        )
         return batch.call.of_http(self._good(answer))
 
     async def send_async(self, batch: Batch[A]) -> A:
         """Return the answer to a batch; files are read and encoded off the event loop."""
         url, body = self._url + batch.call.path, await asyncio.to_thread(self._body, batch)
+        headers = {"accept": batch.call.accept}
         answer = await aretry_request(
-            self._async_client, "POST", url, retry=self._retry, content=body
+            self._async_client, "POST", url, retry=self._retry, content=body, headers=headers
         )
         return batch.call.of_http(self._good(answer))
 

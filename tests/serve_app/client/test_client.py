@@ -216,7 +216,7 @@ def test_errors_of_a_handle_are_retried_alike(slept):
     with Client(handle) as client:
         assert client.encode_text(["a"]).shape == (1, 4)
     assert 3 <= slept[0] <= 3.1
-    assert 0.5 <= slept[1] <= 1
+    assert 1 <= slept[1] <= 1.1  # what a lost tower asks for
     with Client(Handle(RequestError("bad"))) as client, pytest.raises(RequestError, match="bad"):
         client.encode_text(["a"])
     full = [OverloadedError("full", 1.0)] * 2
