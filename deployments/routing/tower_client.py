@@ -22,6 +22,7 @@ from deployments.routing.sleep import Sleep
 logger = logging.getLogger("ray.serve")
 
 LOST = (ActorDiedError, ActorUnavailableError)
+NOT_NOW = (BackPressureError, DeploymentUnavailableError)  # too much is asked, or none starts
 MAX_TRIES = 2
 SMALL_SHARE = 1 / 8  # of a full chunk
 
@@ -166,7 +167,7 @@ class TowerClient:
     def _translated(self, error: Exception) -> EmbeddingError:
         if isinstance(error, EmbeddingError):
             return error
-        if _lost(error) or isinstance(error, BackPressureError):
+        if _lost(error) or isinstance(error, NOT_NOW):
             return TowerUnavailableError(f"the {self.name} tower cannot be reached; retry shortly")
         logger.error("the %s tower failed", self.name, exc_info=error)
         return ServiceError(f"the {self.name} tower failed; the reason is in the server's log")

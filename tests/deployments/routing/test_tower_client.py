@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.config import TextTowerConfig
 from deployments.errors import DeadlineError, ServiceError, TowerUnavailableError
@@ -176,6 +177,12 @@ async def test_a_tower_that_is_asked_for_its_fingerprint_and_lost_is_unavailable
     with pytest.raises(TowerUnavailableError):
         await client.fingerprint(anew=True)
     assert await client.fingerprint() == "v1"
+
+
+async def test_a_tower_whose_replicas_do_not_start_any_more_is_unavailable():
+    """Ray Serve gives up after some failed starts; a request may work once it is deployed anew."""
+    (error,) = await ask(client_of(Handle(DeploymentUnavailableError("text"))), 1)
+    assert type(error) is TowerUnavailableError
 
 
 async def test_a_failure_that_is_not_ours_is_not_shown_to_the_caller():
