@@ -142,9 +142,10 @@ class TowerRequest(ABC, Generic[T]):
             if not left:
                 return
             in_vain = 0 if len(left) < len(others) else in_vain + 1
+            others = left
             if in_vain == IN_VAIN:
                 kept, in_vain = self._made[-1][1], 0
-            others = self._of_others(kept)
+                others = self._of_others(kept)
         raise TowerUnavailableError(
             f"the {self.client.name} tower is being replaced; retry shortly"
         )
