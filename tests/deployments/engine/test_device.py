@@ -2,10 +2,12 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import deployments.engine.device as device_module
 from deployments.engine.device import FORGET, Device
 from deployments.errors import TowerUnavailableError
 
@@ -75,7 +77,7 @@ async def test_a_cpu_gives_memory_back_now_and_then(monkeypatch):
 async def test_a_gpu_remembers_the_longest_launch_of_late(monkeypatch):
     """The next batch is handed over so long before the last one ends; short launches forget it."""
     now_s = 0.0
-    monkeypatch.setattr("deployments.engine.device.time.monotonic", lambda: now_s)
+    monkeypatch.setattr(device_module, "time", SimpleNamespace(monotonic=lambda: now_s))
     device = Device("cpu")
     device.is_cpu = False  # its thread launches, another waits
 

@@ -1,5 +1,6 @@
 """A folder, and batches in it."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from serve_app.batches.objects import WINDOW_S, Batch, File
 from tests.serve_app.batches.told import Service
 
 OWNER = "a" * 64
-NOW_S = 1_800_000_000
+NOW_S = int(time.time())  # the clock of a test starts with that of the file system
 MONTH_S = 30 * 24 * 3600
 
 

@@ -1,11 +1,10 @@
 """How many lines of a batch are under way beside other requests."""
 
 import asyncio
-import time
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployments.config import AppConfig
@@ -30,7 +29,7 @@ async def test_beside_interactive_requests_one_line_is_under_way(
     folder, begun, monkeypatch, is_quiet
 ):
     """Else as many as are configured."""
-    interactive = Interactive()
+    interactive = Interactive(clock=lambda: 0.0)
     if not is_quiet:
         with interactive.request("interactive"):
             pass
@@ -70,33 +69,41 @@ async def test_a_line_is_asked_between_interactive_requests(folder, begun, monke
     interactive_under_way = True
     async with working(folder, ask, monkeypatch, interactive), asyncio.timeout(60):
         with interactive.request(lane):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await asked.wait()
-            assert asked.is_set() == (lane == "bulk")
+            if lane == "bulk":
+                await asked.wait()
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asked.wait(), 0.2)
         interactive_under_way = False
         await asked.wait()
     assert others == 0 or lane == "bulk"
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
-async def test_between_lines_beside_interactive_requests_there_is_a_rest(is_quiet):
+async def test_between_lines_beside_interactive_requests_there_is_a_rest(monkeypatch, is_quiet):
     """Twice the time of the line before; nobody rests where nobody else asks."""
-    interactive = Interactive()
+    now_s = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += max(0.0, seconds)
+
+    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(service, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
+    interactive = Interactive(clock=lambda: now_s)
     if not is_quiet:
         with interactive.request("interactive"):
             pass
-    turns, begun_s, ended_s = service.Turns(lambda: interactive), [], []
-    for _ in range(4):
+    turns, begun_s = service.Turns(lambda: interactive), []
+    for line_s in (0.02, 0.01, 0.04):
         async with turns.turn():
-            begun_s.append(time.monotonic())
-            await asyncio.sleep(0.02)
-        ended_s.append(time.monotonic())
-    rests = [
-        (next_s - end_s) / (end_s - begin_s)
-        for begin_s, end_s, next_s in zip(begun_s, ended_s, begun_s[1:], strict=False)
-    ]
-    assert max(rests) < 1 if is_quiet else min(rests) > 0.99 * service.REST
+            begun_s.append(now_s)
+            now_s += line_s
+    async with turns.turn():
+        begun_s.append(now_s)
+    rest = 0 if is_quiet else service.REST
+    expected_s = np.cumsum([0, 0.02 + rest * 0.02, 0.01 + rest * 0.01, 0.04 + rest * 0.04])
+    assert begun_s == pytest.approx(list(expected_s))
 
 
 async def test_a_long_line_is_not_followed_by_a_long_rest(monkeypatch):

@@ -1,10 +1,12 @@
 """The model that a client's answers are held against, and a server of answers told ahead."""
 
+from types import SimpleNamespace
+
 import httpx
 import pytest
 
 from deployments.model import ClipModel
-from serve_app.client import Client
+from serve_app.client import Client, retries
 
 
 @pytest.fixture(scope="module")
@@ -36,5 +38,5 @@ def replies(*answers: httpx.Response | Exception):
 def slept(monkeypatch) -> list[float]:
     """The waits of the client, which do not take place."""
     waits: list[float] = []
-    monkeypatch.setattr("serve_app.client.retries.time.sleep", waits.append)
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=waits.append))
     return waits

@@ -1,6 +1,7 @@
 """The Python client: the model card's snippets with one line changed."""
 
 import io
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from deployments.errors import OverloadedError, RequestError, TowerUnavailableError
 from deployments.messages import Embeddings, Usage
 from deployments.model.errors import ImageError
-from serve_app.client import AsyncClient, Client
+from serve_app.client import AsyncClient, Client, retries
 from serve_app.client.retries import AnswerError, retry
 from serve_app.gallery import FOLDER
 from tests.serve_app.client.conftest import replies
@@ -178,7 +179,7 @@ async def test_retries_are_awaited_alike(monkeypatch):
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("serve_app.client.retries.asyncio.sleep", sleep)
+    monkeypatch.setattr(retries, "asyncio", SimpleNamespace(sleep=sleep))
     good = httpx.Response(200, content=GOOD.content)
     transport, _ = replies(httpx.Response(503, headers={"retry-after": "2"}), good)
     async with AsyncClient("http://x", transport=transport) as client:
