@@ -161,7 +161,8 @@ class RouterConfig(ReplicasConfig):
     """Tokens that one Router holds from admission to answer; over it requests get 429."""
     max_queued_images: PositiveInt = 4096
     max_queued_bytes: PositiveInt = 1024 * MIB
-    """Bodies, and images that were fetched or unpacked from them, that one Router holds at once."""
+    """Memory in which one Router holds bodies, and images that were fetched or unpacked from them.
+    An image counts four times while it is sent to a tower: so many copies there are."""
     bulk_share: Annotated[float, Field(gt=0, le=1)] = 0.75
     """The part of these three that the lane `bulk` may hold; the rest is for interactive work."""
     cache_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
@@ -187,11 +188,11 @@ class RouterConfig(ReplicasConfig):
             raise ValueError(
                 "router.scaling.min_replicas is 0, but HTTP comes in by a Router; set 1"
             )
-        if self.max_queued_bytes * self.bulk_share < 2 * self.max_body_bytes:
+        if self.max_queued_bytes * self.bulk_share < 4 * self.max_body_bytes:
             raise ValueError(
                 f"router.max_queued_bytes ({self.max_queued_bytes:,}) times router.bulk_share is "
-                f"below twice router.max_body_bytes ({self.max_body_bytes:,}): a body and the "
-                "images in it must fit"
+                f"below 4 times router.max_body_bytes ({self.max_body_bytes:,}): a body and the "
+                "images in it, with their copies, must fit"
             )
         return self
 

@@ -135,7 +135,7 @@ class RouterMetrics:
         self._reused = Counter(f"{PREFIX}reused_items", "items that need no computing", reused)
         self._outstanding_tokens = Gauge(f"{PREFIX}outstanding_tokens", "admitted, not answered")
         self._outstanding_images = Gauge(f"{PREFIX}outstanding_images", "admitted, not answered")
-        self._outstanding_bytes = Gauge(f"{PREFIX}outstanding_bytes", "of bodies and images held")
+        self._outstanding_bytes = Gauge(f"{PREFIX}outstanding_bytes", "memory of bodies and images")
         self.under_way = 0
 
     @contextmanager

@@ -72,9 +72,10 @@ class Router:
         limits = config.router
         self._tokens = Budget("tokens", limits.max_queued_tokens, limits.bulk_share)
         self._images = Budget("images", limits.max_queued_images, limits.bulk_share)
-        self.bytes = Budget("bytes", limits.max_queued_bytes, limits.bulk_share)
+        self.bytes = Budget("bytes of memory", limits.max_queued_bytes, limits.bulk_share)
         self._clients = clients_of(config, self.metrics, text=text, vision=vision)
-        self._preparer = Preparer(folder, self.architecture, config.images)
+        sent_images = limits.max_chunks_in_flight * limits.max_images_per_chunk
+        self._preparer = Preparer(folder, self.architecture, config.images, sent_images)
         self._targets = config.targets
         self._draining = False
         preprocessing = preprocessing_digest(folder, TOKENIZER_FILES)

@@ -57,7 +57,7 @@ class Budget:
     """Outstanding work of one kind, bounded; bulk work may hold a share of it at most.
 
     Args:
-        unit: what is counted, for messages: `tokens`, `images` or `bytes`.
+        unit: what is counted, for messages: `tokens`, `images` or `bytes of memory`.
         limit: most units outstanding at once.
         bulk_share: the part of the limit that the lane `bulk` may hold.
         clock: monotonic seconds.
@@ -110,8 +110,8 @@ class Budget:
         limit = self._limits[lane]
         if held + cost > limit:
             raise RequestTooLargeError(
-                f"the request has {held + cost:,} {self._unit}; the server takes {limit:,} at once"
-                f"{' in the lane bulk' if lane == 'bulk' else ''}: split it"
+                f"the request needs {held + cost:,} {self._unit}; the server takes {limit:,} at "
+                f"once{' in the lane bulk' if lane == 'bulk' else ''}: split it"
             )
         self.arrived_total += cost
         for used, most in (

@@ -24,6 +24,9 @@ SMALL_LENGTH = 1000  # characters that are tokenised in less time than a thread 
 # Until its answer is there, an image by URL is taken to have a quarter more than the last ones.
 FIRST_GUESS_BYTES, MARGIN, LAST = 256 * 1024, 1.25, 32
 REMOTE = ("http:", "https:", "s3:")
+# What Ray and gRPC keep of an image until its answer: the call's arguments, its message and the
+# bytes on their way; the Router's own are one more (benchmarks/README.md).
+SENT_COPIES = 3
 
 Sources = Mapping[bytes | str, Sequence[int]]
 """Where images are, each once, and their places in the request."""
@@ -60,12 +63,16 @@ class Preparer:
         folder: of the checkpoint's tokenizer.
         architecture: its sizes.
         config: where images may come from, and their limits.
+        sent_images: images of one request that are sent to a tower at once.
     """
 
-    def __init__(self, folder: Path, architecture: Architecture, config: ImageConfig) -> None:
+    def __init__(
+        self, folder: Path, architecture: Architecture, config: ImageConfig, sent_images: int
+    ) -> None:
         self._tokenizer = TextTokenizer(folder, architecture.text)
         self._images = ImageSources(config)
         self._max_pixels = config.max_pixels
+        self._sent_images = sent_images
         self._usual_bytes = float(FIRST_GUESS_BYTES)  # of an image that was fetched of late
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="router")
 
@@ -101,31 +108,37 @@ class Preparer:
 
         Args:
             sources: of the images.
-            hold: of bytes; in the end it has what the images take.
+            hold: of bytes; in the end it has what the images take, copies included.
 
         Raises:
             RequestTooLargeError, OverloadedError: they take more than there is room for.
         """
         start_s = time.perf_counter()
-        remote = min(int(MARGIN * self._usual_bytes), hold.most // max(len(sources), 1))
-        expected = [remote if _is_remote(x) else _inline_bytes(x) for x in sources]
+        count = max(len(sources), 1)
+        copies = 1 + SENT_COPIES * min(1, self._sent_images / count)
+        remote = min(int(copies * MARGIN * self._usual_bytes), hold.most // count)
+        expected = [remote if _is_remote(x) else int(copies * _inline_bytes(x)) for x in sources]
         hold.resize(hold.units + sum(expected))
         found: dict[int, bytes | EmbeddingError] = {}
 
         async def fetch(source: bytes | str, places: Sequence[int], held: int) -> None:
-            found.update(dict.fromkeys(places, await self._fetch(source, held, hold)))
+            data = await self._fetch(source, held, hold, copies)
+            found.update(dict.fromkeys(places, data))
 
         pairs = zip(sources.items(), expected, strict=True)
         await together([fetch(*source, held) for source, held in pairs])
         return Prepared.of(found, start_s)
 
-    async def _fetch(self, source: bytes | str, held: int, hold: Hold) -> bytes | EmbeddingError:
+    async def _fetch(
+        self, source: bytes | str, held: int, hold: Hold, copies: float
+    ) -> bytes | EmbeddingError:
         """Return the encoded image once its header shows a size within the limits."""
 
         def claim(size_bytes: int) -> None:
             nonlocal held
-            hold.resize(hold.units + size_bytes - held)
-            held = size_bytes
+            taken = int(copies * size_bytes)
+            hold.resize(hold.units + taken - held)
+            held = taken
 
         try:
             data = await self._images.read(source, claim)

@@ -22,7 +22,7 @@ QUERY = "retrieval.query"
 
 @pytest.fixture(scope="module")
 def preparer() -> Preparer:
-    return Preparer(DEMO, ARCHITECTURE, ImageConfig(fetch=False, max_pixels=10_000_000))
+    return Preparer(DEMO, ARCHITECTURE, ImageConfig(fetch=False, max_pixels=10_000_000), 64)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def image(golden) -> bytes:
     return golden.image_bytes()[0]
 
 
-async def fetch(preparer, items, budget=None):
-    """Fetch what images there are; the budget is what they take while they are held."""
+async def fetch(preparer, items, budget=None, copies=4):
+    """Fetch what images there are; the budget has their bytes so many times while they are held."""
     budget = budget or Budget("bytes", 10_000_000)
     with budget.hold("interactive") as hold:
         prepared = await preparer.fetch(sources_of(items), hold)
         different = {id(data): len(data) for data in prepared.items.values()}
-        assert budget.outstanding == sum(different.values())
+        assert budget.outstanding == pytest.approx(copies * sum(different.values()), abs=8)
     return prepared
 
 
@@ -83,7 +83,7 @@ async def test_a_bad_item_fails_alone(preparer, image):
 
 async def test_an_image_with_too_many_pixels_is_refused_by_its_header(image):
     """Before any tower sees it."""
-    strict = Preparer(DEMO, ARCHITECTURE, ImageConfig(max_pixels=100))
+    strict = Preparer(DEMO, ARCHITECTURE, ImageConfig(max_pixels=100), 64)
     prepared = await fetch(strict, [ImageItem(image)])
     assert "pixels" in str(prepared.failures[0])
 
@@ -110,13 +110,20 @@ async def test_images_in_the_request_are_admitted_by_their_bytes_before_they_are
 ):
     """Too many for what there is now, and too many for ever; neither leaves bytes behind."""
     monkeypatch.setattr(preparer, "_images", None)  # none is read
-    budget = Budget("bytes", 2 * len(image))
-    budget.admit(len(image), "bulk")
+    budget = Budget("bytes", 8 * len(image))
+    budget.admit(4 * len(image), "bulk")
     for copies, error in ((1, OverloadedError), (2, RequestTooLargeError)):
         texts = [base64.b64encode(image + b"%d" % i).decode() for i in range(copies)]
         with pytest.raises(error):
             await fetch(preparer, [ImageItem(text) for text in texts], budget)
-    assert budget.outstanding == len(image)
+    assert budget.outstanding == 4 * len(image)
+
+
+async def test_images_that_wait_for_their_turn_have_no_copies_yet(image):
+    """Of eight images two are sent at once: three further copies of a quarter of the bytes."""
+    preparer = Preparer(DEMO, ARCHITECTURE, ImageConfig(fetch=False, max_pixels=10_000_000), 2)
+    items = [ImageItem(image + b"%d" % i) for i in range(8)]
+    assert len((await fetch(preparer, items, copies=1.75)).items) == 8
 
 
 async def test_the_task_and_truncation_reach_the_tokenizer(preparer, tokenizer):
