@@ -17,6 +17,7 @@ from deployments.config import AppConfig, TowerConfig
 from deployments.errors import ServiceError
 from serve_app.app import APP_NAME, build_app
 
+BUILDER = "serve_app.app:build_app"
 POLICY = "deployments.autoscaling:TwoTowerPolicy"
 POLL_S = 0.2
 ANSWER_S = 5.0  # within which a Router says how much it has under way
@@ -93,7 +94,7 @@ def spec(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> di
     return {
         "name": name,
         "route_prefix": route_prefix,
-        "import_path": "serve_app.app:build_app",
+        "import_path": BUILDER,
         "args": arguments,
         "autoscaling_policy": {
             "policy_function": POLICY,

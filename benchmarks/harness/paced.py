@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from ray.serve import Application
 
 from benchmarks.harness import h100
 from deployments.config import AppConfig
@@ -30,6 +31,7 @@ from deployments.model.pictures.image import Pixels
 from deployments.model.weights.source import TOKENIZER_FILES, find
 from deployments.text_tower import TextTower
 from deployments.vision_tower import VisionTower
+from serve_app import app
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,20 @@ class PacedVisionTower(VisionTower):
 def towers(ready: bool = False) -> Iterator[None]:
     """Let a service that is started in the block have towers at a given pace.
 
+    An application with an autoscaling policy is built by Serve, in a process of its own, by
+    `build_app`.
+
     Args:
         ready: texts have answers that are ready, without an engine.
     """
     text = mock.patch("serve_app.app.TextTower", ReadyTextTower if ready else PacedTextTower)
     vision = mock.patch("serve_app.app.VisionTower", PacedVisionTower)
-    with text, vision:
+    builder = mock.patch("serve_app.launch.BUILDER", f"{__name__}:build_app")
+    with text, vision, builder:
         yield
+
+
+def build_app(config: AppConfig) -> Application:
+    """Return the application with towers at a given pace."""
+    with towers():
+        return app.build_app(config)

@@ -1,13 +1,17 @@
 """The towers of a given pace: real engines, whose model answers without computing."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
+from ray._common.utils import import_attr
 
 from benchmarks.harness import h100, paced
 from deployments.config import AppConfig
 from deployments.engine.engine import TowerEngine
 from deployments.engine.inputs import ImageInputs, TextInputs
 from deployments.messages import ImageChunk, Terms, TextChunk
+from serve_app import launch
 
 TERMS = Terms("interactive", 60)
 
@@ -40,3 +44,15 @@ def test_batches_follow_each_other_at_the_pace():
     assert ends_s[1] - ends_s[0] == pytest.approx(45 / h100.IMAGES_PER_S)
     text = np.zeros(8, np.int32)
     assert model.launch_tokens([text]).end_s - ends_s[1] == pytest.approx(h100.CALL_S)
+
+
+@pytest.mark.parametrize("is_paced", [True, False])
+def test_an_application_that_serve_builds_by_its_path_has_paced_towers_too(is_paced):
+    """Serve imports what has an autoscaling policy in a process of its own."""
+    with paced.towers() if is_paced else nullcontext():
+        path = launch.spec(AppConfig())["import_path"]
+    builder = import_attr(path)
+    deployments = builder(AppConfig())._bound_deployment.init_kwargs
+    names = {deployments[x]._bound_deployment.func_or_class.__name__ for x in ("text", "vision")}
+    expected = {"PacedTextTower", "PacedVisionTower"} if is_paced else {"TextTower", "VisionTower"}
+    assert names == expected
