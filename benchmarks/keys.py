@@ -64,6 +64,26 @@ def config(routers: int, keys: Path) -> AppConfig:
     )
 
 
+def scale(routers: int, keys: Path) -> None:
+    """Have so many Routers, of the version that the first call brings.
+
+    A new version would have books of its own.
+
+    Raises:
+        RuntimeError: they do not come.
+    """
+    from serve_app.app import autoscaling_config
+    from serve_app.launch import deploy, spec
+
+    changed = {
+        "name": "Router",
+        "autoscaling_config": autoscaling_config(config(routers, keys).router),
+    }
+    deploy(spec(config(FEW, keys)) | {"deployments": [changed]})
+    if seconds_until(partial(settled, routers), 2 * START_S) is None:
+        raise RuntimeError(f"{routers} Routers did not run within {2 * START_S} s")
+
+
 def settled(routers: int) -> bool:
     """Tell whether as many Routers run as were asked for, or one more by their load."""
     return any(map(routers_run, range(routers, max(routers, SPARE) + 1)))
@@ -109,8 +129,6 @@ def most_at_once(outcomes: Sequence[Outcome], share: float) -> int:
 
 def limits(url: str, minutes: float, keys: Path) -> dict[str, Any]:
     """Send too much while Routers come and go; return what was let in."""
-    from serve_app.launch import launch
-
     end_s = 60 * minutes
     rated = Generator(url, calls("query"), key="rate")
     many = Generator(url, calls("64 texts"), key="at once")
@@ -124,9 +142,7 @@ def limits(url: str, minutes: float, keys: Path) -> dict[str, Any]:
     with on_a_thread(send()):
         for number, share in ((MANY, 0.3), (FEW, 0.65)):
             time.sleep(max(0.0, begin_s + share * end_s - time.monotonic()))
-            launch(config(number, keys))
-            if seconds_until(partial(settled, number), 2 * START_S) is None:
-                raise RuntimeError(f"{number} Routers did not run within {START_S} s")
+            scale(number, keys)
             report.progress(f"{number} Routers after {time.monotonic() - begin_s:.0f} s")
     let_in = [x.ended_s - begin_s for x in rated.outcomes if x.status == 200]
     late = [at_s for at_s in let_in if at_s > 60]  # the first minute has two minutes' requests
@@ -165,6 +181,7 @@ def measure(minutes: float) -> dict[str, Any]:
         keys = Path(folder) / "keys.yaml"
         write_keys(keys)
         with service(config(FEW, keys), "haproxy") as url:
+            scale(FEW, keys)
             return {"limits": limits(url, minutes, keys), "cost": costs(url)}
 
 

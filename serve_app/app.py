@@ -46,7 +46,7 @@ def build_app(config: AppConfig) -> Application:
         towers["vision"] = deploy(VisionTower).bind(config)
     deploy = serve.deployment(
         name="Router",
-        autoscaling_config=_scaling(config.router),
+        autoscaling_config=autoscaling_config(config.router),
         user_config=config.targets.model_dump(),
         max_ongoing_requests=config.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.router.num_cpus},
@@ -102,10 +102,10 @@ def _tower_options(config: AppConfig, tower: TowerConfig) -> dict[str, Any]:
     }
     if tower.scaling is None:
         return options | {"num_replicas": tower.num_replicas}
-    return options | {"autoscaling_config": _scaling(tower)}
+    return options | {"autoscaling_config": autoscaling_config(tower)}
 
 
-def _scaling(replicas: ReplicasConfig) -> dict[str, Any]:
+def autoscaling_config(replicas: ReplicasConfig) -> dict[str, Any]:
     """Return bounds, and how often the metrics travel; equal bounds only report."""
     options = {
         "min_replicas": replicas.least_replicas,

@@ -36,8 +36,18 @@ def launch(config: AppConfig, name: str = APP_NAME, route_prefix: str = "/") -> 
             serve.run(build_app(config), name=name, route_prefix=route_prefix)
         except RuntimeError as error:
             raise ServiceError(_fault(name) or last_line(str(error))) from error
-        return
-    schema = ServeDeploySchema.model_validate({"applications": [spec(config, name, route_prefix)]})
+    else:
+        deploy(spec(config, name, route_prefix))
+
+
+def deploy(application: dict[str, Any]) -> None:
+    """Deploy an entry of a Serve config file, and wait until every replica runs.
+
+    Raises:
+        ServiceError: it could not be deployed; says why.
+    """
+    name = application["name"]
+    schema = ServeDeploySchema.model_validate({"applications": [application]})
     client = _get_global_client()
     assert client is not None  # it raises where Serve is not running
     client.deploy_apps(schema)

@@ -80,10 +80,16 @@ class Books:
         self._slots: dict[str, dict[str, tuple[int, float]]] = {}  # by key and Router; since when
         self._short_s: dict[str, float] = {}
 
-    def lease(self, router: str, key: str, per_minute: int) -> Lease:
-        """Give a Router up to a second's worth of a key's requests."""
+    def lease(self, router: str, key: str, per_minute: int, had_some: bool) -> Lease:
+        """Give a Router up to a second's worth of a key's requests.
+
+        Where it had some of these before and these books do not know the key, they are new: what
+        is left of the key's minute is not known, and taken to be nothing.
+        """
         now_s = self._hear(router)
-        bucket = self._buckets.setdefault(key, Bucket())
+        if key not in self._buckets:
+            self._buckets[key] = Bucket(now_s) if had_some else Bucket()
+        bucket = self._buckets[key]
         requests, wait_s = bucket.take(per_minute, max(per_minute // 60, 1), now_s)
         return Lease(requests, wait_s, len(self._heard))
 
@@ -164,6 +170,7 @@ class Rate(Share):
         super().__init__(ask, on_alone, clock)
         self._own = Bucket()
         self._left, self._until_s = 0, float("-inf")
+        self._had_some = False
         self._full_until_s = float("-inf")
 
     async def take(self, key: str, per_minute: int) -> float:
@@ -193,13 +200,14 @@ class Rate(Share):
 
     async def _renew(self, key: str, per_minute: int) -> None:
         alone_until_s = self._alone_until_s
-        lease = await self._told(Lease, "lease", key, per_minute)
+        lease = await self._told(Lease, "lease", key, per_minute, self._had_some)
         now_s = self._clock()
         if lease is None:
             if alone_until_s < now_s - 2 * RETRY_S:
                 self._own = Bucket(now_s)  # this minute's requests may all have been taken
             self._left = 0
             return
+        self._had_some = True
         self._left, self._until_s = lease.requests, now_s + LEASE_S
         self._full_until_s = now_s + lease.wait_s
 
