@@ -72,7 +72,8 @@ def _places(data: bytes) -> tuple[Places, Places]:
 
 def _types(data: bytes, num_lines: int) -> Fields:
     """Return the types of lines: by Arrow's reader, or one by one where it cannot read them."""
-    if LONG_NUMBER not in data.translate(AS_ZEROS):
+    # A null before the first object ends the process (Arrow 26.0.1).
+    if LONG_NUMBER not in data.translate(AS_ZEROS) and not data.lstrip().startswith(b"null"):
         with suppress(pa.ArrowException):
             options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
             table = pyarrow.json.read_json(pa.BufferReader(data), read_options=options)
