@@ -110,7 +110,7 @@ def _list(path: str) -> list[ParsedRow]:
 def _parsed(data: bytes) -> object:
     """Return what JSON says, a ValueError where it is none; half a character is U+FFFD."""
     try:
-        found = json.loads(decode(data))
+        found = json.loads(decode(data).removeprefix("\ufeff"))
         if b"\\u" in data:
             found = json.loads(HALVES.sub("\ufffd", json.dumps(found, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:

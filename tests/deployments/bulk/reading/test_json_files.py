@@ -59,6 +59,12 @@ def test_a_null_before_the_first_object_is_a_bad_row(tmp_path, first):
     assert [bool(row[1]) for row in rows] == [True, False, True]
 
 
+def test_marks_between_lines_are_none_of_their_text(tmp_path):
+    """As `cat` leaves them, of files that begin with one."""
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
+    assert rows_of(tmp_path / "a.jsonl", "text") == [("a", None), ("b", None)]
+
+
 def test_json_files_are_lists_or_lines(tmp_path):
     """A list of objects is rows, so are lines, as Spark writes them; one object is not."""
     (tmp_path / "a.json").write_text('[{"text": "a"},\n {"text": "b"}, 3]')
