@@ -1,7 +1,9 @@
 """The kinds of files, and the module that looks at one (`look`) and reads its rows (`rows`)."""
 
 import csv
+import lzma
 import tarfile
+import zlib
 
 import pyarrow as pa
 
@@ -28,5 +30,5 @@ MODULES = {
 }
 UNREADABLE = (
     *(OSError, EOFError, ValueError, OptionError, pa.ArrowException),
-    *(tarfile.TarError, csv.Error),
+    *(tarfile.TarError, csv.Error, lzma.LZMAError, zlib.error),
 )

@@ -1,5 +1,6 @@
 """Types over files, names, what is refused or lost, and which blocks a worker reads."""
 
+import bz2
 import datetime
 import gzip
 import json
@@ -119,6 +120,21 @@ def test_packed_files_of_several_members_are_read_to_their_end(tmp_path):
     plan = cut_input(str(tmp_path), 10)
     assert read_plan(plan)["text"].to_pylist() == ["a", "b"]
     assert list(plan.lost) == [str(tmp_path / "b.jsonl.gz")]
+
+
+@pytest.mark.parametrize(
+    ("end", "packed", "place"),
+    [("gz", gzip.compress, 10), ("xz", lzma.compress, 500), ("bz2", bz2.compress, 500)],
+)
+def test_a_packed_file_with_other_bytes_in_it_is_lost_by_name(tmp_path, end, packed, place):
+    """Each library has its own errors for that; the other file is read."""
+    data = bytearray(packed(os.urandom(2000).hex().encode()))
+    data[place : place + 40] = b"\xff" * 40
+    (tmp_path / f"a.jsonl.{end}").write_bytes(data)
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n')
+    plan = cut_input(str(tmp_path), 10)
+    assert list(plan.lost) == [str(tmp_path / f"a.jsonl.{end}")]
+    assert read_plan(plan)["text"].to_pylist() == ["b"]
 
 
 def test_times_and_numbers_become_text_without_quotes(tmp_path):
