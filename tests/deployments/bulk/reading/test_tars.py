@@ -100,3 +100,27 @@ def test_of_a_tar_that_is_cut_off_what_is_whole_is_read(tmp_path, inputs):
     images = table["image"].to_pylist()
     assert images == [b"A" * 700, b"B" * 700, b"C" * 700, b"A" * 700, None]
     assert "cut off" in table["error"].to_pylist()[4]
+
+
+@pytest.mark.parametrize("place", ["before a header", "within a header", "a broken header", "tars"])
+def test_what_the_end_of_a_tar_keeps_back_is_named(tmp_path, inputs, place):
+    """Python's reader stops there without a word; so it does where two tars were put together."""
+    data = inputs.tar(tmp_path / "a.tar", {"a.txt": b"a" * 600, "b.txt": b"b"}).read_bytes()
+    header = 3 * 512  # of the second member
+    data, fault = {
+        "before a header": (data[:header], "cut off"),
+        "within a header": (data[: header + 100], "cut off"),
+        "a broken header": (data[:header] + b"?" * 512 + data[header + 512 :], "byte 1,536"),
+        "tars": (data * 2, "byte 2,560"),
+    }[place]
+    (tmp_path / "a.tar").write_bytes(data)
+    plan = cut_input(str(tmp_path), 10)
+    assert fault in plan.lost[str(tmp_path / "a.tar")]
+    keys = ["a", "b"] if place == "tars" else ["a"]
+    assert read_plan(plan)["key"].to_pylist() == keys
+
+
+def test_the_key_of_a_sample_is_its_name(tmp_path, inputs):
+    """Whatever its members are called, and where a tar was packed one folder further down."""
+    path = inputs.tar(tmp_path / "a.tar", {"../a.txt": b"one", "../a.key": b"other"})
+    assert columns(read_all(path), "key", "text") == [("../a", "one")]
