@@ -15,6 +15,10 @@ ParsedRow = tuple[Record, str | None]
 """A row, or why it cannot be read."""
 TEXT = pa.large_string()
 UNFIT = (pa.ArrowException, UnicodeEncodeError, OverflowError)  # raised for a value of another type
+LOSING = (  # pairs that Arrow has a type for, which does not hold every value of both
+    (pa.types.is_uint64, pa.types.is_signed_integer),
+    (pa.types.is_decimal, pa.types.is_floating),
+)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -57,6 +61,8 @@ def _both(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
         raise OptionError(
             f"the column {name} has text in one file and bytes in another; embed them one by one"
         )
+    if any((a(one) and b(other)) or (a(other) and b(one)) for a, b in LOSING):
+        return TEXT
     try:
         schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
         return plain(pa.unify_schemas(schemas, promote_options="permissive").types[0])
