@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def unit_rows(seed: int) -> np.ndarray:
 
 
 def output(
-    path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: list[str | None]
+    path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: list[str | None] | pa.Array
 ) -> str:
     """Write an output of two blocks."""
     folder = OutputFolder(str(path))
@@ -84,6 +85,31 @@ def test_rows_that_are_missing_are_counted(tmp_path: Path) -> None:
     assert change.cosine == pytest.approx(1, abs=1e-5)
     with pytest.raises(OptionError, match="has no column url"):
         compare(old, new, "url")
+
+
+@pytest.mark.parametrize(
+    ("old_ids", "new_ids", "missing", "rows"),
+    [
+        (pa.array(range(ROWS)), pa.array(["x", *map(str, range(1, ROWS))]), 1, ROWS - 1),
+        (pa.array(["x", *map(str, range(1, ROWS))]), pa.array(range(ROWS)), 1, ROWS - 1),
+        (pa.array(range(ROWS)), pa.array([0.5, *range(1, ROWS)]), 1, ROWS - 1),
+        (pa.array(range(ROWS), pa.int32()), pa.array([2**40, *range(1, ROWS)]), 1, ROWS - 1),
+        (pa.array(range(ROWS)), pa.array(range(ROWS, 2 * ROWS)), ROWS, 0),
+        (pa.array([math.nan, *range(1, ROWS)]), pa.array([math.nan, *range(1, ROWS)]), 0, ROWS),
+    ],
+)
+def test_ids_of_another_type_compare(
+    tmp_path: Path, old_ids: pa.Array, new_ids: pa.Array, missing: int, rows: int
+) -> None:
+    """As those of an input that grew may be; there may be no row in common either."""
+    vectors = dict(enumerate(unit_rows(0)))
+    old = output(tmp_path / "old", OLD, vectors, old_ids)
+    new = output(tmp_path / "new", replace(OLD, fingerprint="x"), vectors, new_ids)
+    found = compare(old, new, "id")
+    assert found.missing_rows == missing
+    change = found.changes["text_embedding"]
+    assert (change.rows, change.lost) == (rows, ROWS - rows)
+    assert change.cosine == (pytest.approx(1, abs=1e-5) if rows else None)
 
 
 def test_other_widths_and_precisions_compare(tmp_path: Path) -> None:
