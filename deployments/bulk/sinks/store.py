@@ -166,9 +166,10 @@ def job_of(identity: Identity) -> str:
 
 
 def last_of_each(table: pa.Table, key: str) -> pa.Table:
-    """Return the rows that have a key, of equal keys the last."""
-    places = {value: index for index, value in enumerate(table[key].to_pylist())}
-    return table.take(sorted(index for value, index in places.items() if value is not None))
+    """Return the rows that have a key, of equal keys the last; NaN is none."""
+    keys = enumerate(table[key].to_pylist())
+    places = {key: index for index, key in keys if key is not None and key == key}
+    return table.take(sorted(places.values()))
 
 
 def plain(value: object) -> object:

@@ -109,6 +109,33 @@ def test_rows_without_an_id_of_their_own_are_counted(store: Store) -> None:
     assert output.missing(5, IDENTITY) == 2
 
 
+def test_an_id_that_is_no_number_is_none(store: Store) -> None:
+    """NaN stands for nothing, as null does, and -0.0 is 0.0."""
+    output = replace(output_in(store), kept=KINDS | {"id": pa.float64()})
+    output.begin(IDENTITY, resume=False)
+    rows = block(["a", "b", "c", "d", "e"])
+    ids = pa.array([math.nan, -0.0, 0.0, math.nan, 1.5])
+    output.write(0, rows.set_column(1, "id", ids), 1, IDENTITY)
+    assert sorted((row["id"], row["n"]) for row in store.rows("")) == [(0.0, 2), (1.5, 4)]
+    assert output.missing(5, IDENTITY) == 3
+
+
+def test_an_id_is_one_value_and_row_is_the_place_in_the_input(
+    make_options: Callable[..., EmbedOptions],
+) -> None:
+    """Refused before anything runs; a folder may have a column row of the input's own."""
+    options = make_options(text="text")
+    nested = pa.struct({"x": pa.int64()})
+    layout = Layout("text", None, ("id", "row"), {"text": pa.string(), "id": nested, "row": nested})
+    for url in ("rows.lance", "rows"):
+        with pytest.raises(OptionError, match=r"column id is struct<.*an id is one value"):
+            open_output(url, layout, options, "id")
+    layout = replace(layout, types={"text": pa.string(), "id": pa.int64(), "row": pa.int64()})
+    with pytest.raises(OptionError, match="may not be named row"):
+        open_output("rows.lance", layout, options, "id")
+    assert isinstance(open_output("rows", layout, options, "id"), OutputFolder)
+
+
 @pytest.mark.parametrize("name", ["lance", "postgres"])
 def test_the_last_of_equal_ids_stays_whichever_block_is_written_first(
     name: str, url_in: UrlIn
