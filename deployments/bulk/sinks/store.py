@@ -169,7 +169,7 @@ def last_of_each(table: pa.Table, key: str) -> pa.Table:
     """Return the rows that have a key, of equal keys the last; NaN is none."""
     keys = enumerate(table[key].to_pylist())
     places = {key: index for index, key in keys if key is not None and key == key}
-    return table.take(sorted(places.values()))
+    return table.take(pa.array(sorted(places.values()), pa.int64()))
 
 
 def plain(value: object) -> object:

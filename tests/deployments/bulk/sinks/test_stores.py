@@ -109,6 +109,16 @@ def test_rows_without_an_id_of_their_own_are_counted(store: Store) -> None:
     assert output.missing(5, IDENTITY) == 2
 
 
+def test_a_block_without_any_id_is_finished(store: Store) -> None:
+    """As the rows of a file that can no longer be read; all of them are missing."""
+    output = output_in(store)
+    output.begin(IDENTITY, resume=False)
+    output.write(3, block([None, None]), 2, IDENTITY)
+    assert store.rows("") == []
+    assert output.missing(2, IDENTITY) == 2
+    assert output.begin(IDENTITY, resume=True) == {3: 2}
+
+
 def test_an_id_that_is_no_number_is_none(store: Store) -> None:
     """NaN stands for nothing, as null does, and -0.0 is 0.0."""
     output = replace(output_in(store), kept=KINDS | {"id": pa.float64()})
