@@ -78,12 +78,19 @@ def check(old_url: str, new_url: str, new: Identity, key: str | None) -> None:
         raise OptionError("--reembed compares folders of parquet files; name a folder as OUTPUT")
     if split(old_url.rstrip("/")) == split(new_url.rstrip("/")):
         raise OptionError(f"the old output {old_url!r} stays as it is; name another as OUTPUT")
-    old = identity_of(old_url)
-    if old.files != new.files and key not in json.loads(old.columns)["kept"]:
+    if key_of(identity_of(old_url), new, key) is None:
         raise OptionError(
-            f"the old output {old_url!r} is of another input: name the column of both that says "
-            f"which rows belong together by --id, not {key}"
+            f"the old output {old_url!r} is of another input, or has a column row of the input's "
+            f"own: name the column of both that says which rows belong together by --id, not {key}"
         )
+
+
+def key_of(old: Identity, new: Identity, key: str | None) -> str | None:
+    """Return the column by which rows belong together: their place in one input, or the key."""
+    kept, own = (json.loads(x.columns)["kept"] for x in (old, new))
+    if old.files == new.files and ROW not in (*kept, *own):
+        return ROW
+    return key if key in kept else None
 
 
 def finish(old_url: str, new_url: str, key: str | None) -> Report:
@@ -92,7 +99,7 @@ def finish(old_url: str, new_url: str, key: str | None) -> Report:
     Rows belong together by their places where the input is the same, and by `key` otherwise.
     """
     old, new = identity_of(old_url), identity_of(new_url)
-    report = compare(old_url, new_url, None if old.files == new.files else key)
+    report = compare(old_url, new_url, key_of(old, new, key))
     stated = {
         "output": new_url,
         "replaces": old_url,

@@ -15,7 +15,8 @@ from deployments.bulk.reembed import check, compare, finish, identity_of
 from deployments.model.errors import OptionError
 
 ROWS, WIDTH = 40, 16
-OLD = Identity("m", "abc", WIDTH, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
+KEPT = '{"kept": []}'
+OLD = Identity("m", "abc", WIDTH, "float32", "", "native", "{}", "{}", "", False, KEPT, "123")
 
 
 def unit_rows(seed: int) -> np.ndarray:
@@ -151,6 +152,10 @@ def test_what_cannot_be_compared_is_refused_before_the_job_runs(tmp_path: Path) 
     for key in (None, "url"):
         with pytest.raises(OptionError, match=f"by --id, not {key}"):
             check(old, new, replace(job, input="456"), key)
+    own = replace(job, columns='{"kept": ["id", "row"]}')  # which is not the place in the input
+    check(old, new, own, "id")
+    with pytest.raises(OptionError, match="by --id, not None"):
+        check(old, new, own, None)
     with pytest.raises(OptionError, match="name another as OUTPUT"):
         check(old, f"{tmp_path}/./old/", job, "id")
     with pytest.raises(OptionError, match="name a folder"):
