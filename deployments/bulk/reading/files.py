@@ -26,6 +26,10 @@ PACKED: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
     ".zst": partial(pa.CompressedInputStream, compression="zstd"),
 }
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ico"),
+    *(".ppm", ".pgm", ".pbm"),
+)
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 CHUNK_BYTES = 4 * 1024 * 1024
 UTF8_MARK = b"\xef\xbb\xbf"  # written before UTF-8 by some programs

@@ -7,8 +7,8 @@ import zlib
 
 import pyarrow as pa
 
-from deployments.bulk.prepare import IMAGE_SUFFIXES
 from deployments.bulk.reading import columnar, csv_files, json_files, tars
+from deployments.bulk.reading.files import IMAGE_SUFFIXES
 from deployments.model.errors import OptionError
 
 KINDS = {

@@ -13,8 +13,14 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from deployments.bulk.prepare import IMAGE_SUFFIXES
-from deployments.bulk.reading.files import CHUNK_BYTES, decode, open_input, open_unpacked, suffixes
+from deployments.bulk.reading.files import (
+    CHUNK_BYTES,
+    IMAGE_SUFFIXES,
+    decode,
+    open_input,
+    open_unpacked,
+    suffixes,
+)
 from deployments.bulk.reading.plan import Fields, Look, Part, RowBlock
 from deployments.bulk.reading.types import TEXT as TEXT_TYPE
 from deployments.bulk.reading.types import ParsedRow, Record
