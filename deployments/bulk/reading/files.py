@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -19,7 +19,7 @@ from pyarrow import fs
 from deployments.model.errors import OptionError
 
 S3 = "s3://"
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
+STORE = re.compile(r"([a-z][a-z0-9+.-]+://[^/]*)(.*)", re.DOTALL)
 PACKED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -50,12 +50,15 @@ def suffixes(url: str) -> tuple[str, str]:
 def split(url: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a local path or of a store's URL, and the path in it.
 
+    The keys of a store are as they are: no `%20` in them is a blank, and no `?` ends them.
+
     Raises:
         OptionError: a kind of store that Arrow does not know.
     """
-    if SCHEME.match(url):
+    if match := STORE.match(url):
+        uri = url if match[1] == "file://" else match[1] + quote(match[2])
         try:
-            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(url)
+            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, ValueError) as error:
             raise OptionError(f"{url!r} cannot be opened: {error}") from error
         return found

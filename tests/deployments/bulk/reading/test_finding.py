@@ -1,6 +1,7 @@
 """Which files are an input."""
 
 import json
+from urllib.parse import unquote
 
 import deltalake
 import pyarrow as pa
@@ -70,6 +71,18 @@ def test_notes_beside_photos_are_no_table(tmp_path, inputs):
     (tmp_path / "a.jpg").write_bytes(inputs.picture(1))
     (tmp_path / "a.metadata.json").write_text(json.dumps([{"text": "a"}]))
     assert rows_of(tmp_path, "text") == [("a", None)]
+
+
+@pytest.mark.parametrize("name", ["a b", "50%20off", "c#d", "e?f", "photos [1]", "\u00fc", "t=%3A"])
+def test_keys_of_a_store_are_what_they_are(bucket, name):
+    """No escape is one: another object may have the name that it would mean."""
+    for key in (name, unquote(name)):
+        body = json.dumps({"text": key}).encode()
+        bucket.put_object(Bucket="data", Key=f"{name}/{key}/{key}.jsonl", Body=body)
+    url = f"s3://data/{name}"
+    assert rows_of(f"{url}/{name}/{name}.jsonl", "text") == [(name, None)]
+    assert set(rows_of(url, "text")) == {(name, None), (unquote(name), None)}
+    assert set(rows_of(f"{url}/*/*.jsonl".replace("[", "?"), "text")) >= {(name, None)}
 
 
 @pytest.mark.parametrize(
