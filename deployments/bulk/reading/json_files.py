@@ -74,7 +74,7 @@ def _types(data: bytes, num_lines: int) -> Fields:
     """Return the types of lines: by Arrow's reader, or one by one where it cannot read them."""
     # A null before the first object ends the process (Arrow 26.0.1).
     if LONG_NUMBER not in data.translate(AS_ZEROS) and not data.lstrip().startswith(b"null"):
-        with suppress(pa.ArrowException):
+        with suppress(pa.ArrowException, RecursionError):
             options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1)
             table = pyarrow.json.read_json(pa.BufferReader(data), read_options=options)
             if table.num_rows == num_lines:  # it reads objects over several lines too

@@ -59,6 +59,14 @@ def test_a_null_before_the_first_object_is_a_bad_row(tmp_path, first):
     assert [bool(row[1]) for row in rows] == [True, False, True]
 
 
+@pytest.mark.parametrize("depth", [900, 3000])
+def test_a_value_that_is_too_deep_is_a_bad_row(tmp_path, depth):
+    """The others are read."""
+    deep = '{"text": "a", "x": ' + '{"x": ' * depth + "1" + "}" * (depth + 1)
+    (tmp_path / "a.jsonl").write_text(f'{deep}\n{{"text": "b"}}\n')
+    assert rows_of(tmp_path / "a.jsonl", "text")[1] == ("b", None)
+
+
 def test_marks_between_lines_are_none_of_their_text(tmp_path):
     """As `cat` leaves them, of files that begin with one."""
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
