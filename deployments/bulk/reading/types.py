@@ -27,7 +27,8 @@ def plain(kind: pa.DataType) -> pa.DataType:
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return TEXT
-    return pa.large_binary() if pa.types.is_binary(kind) else kind
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_binary_view(kind)
+    return pa.large_binary() if is_bytes else kind
 
 
 def guessed(records: Sequence[Mapping[str, object]]) -> Fields:

@@ -160,6 +160,19 @@ class StoreOutput:
         self.store.upsert("_blocks", pa.Table.from_pylist([row], BLOCKS), KEY)
 
 
+def check_columns(shown: str, wrong: list[str]) -> None:
+    """Refuse a table without some of a job's columns, or with other types for them.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if wrong:
+        raise OptionError(
+            f"the table {shown!r} lacks columns or has other types for them: {', '.join(wrong)}; "
+            "name another table"
+        )
+
+
 def job_of(identity: Identity) -> str:
     """Return a short name of a job that no other has."""
     return hashlib.sha256(identity.to_json()).hexdigest()[:16]

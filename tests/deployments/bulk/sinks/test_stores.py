@@ -186,6 +186,16 @@ def test_a_table_of_somebody_else_is_refused(store: Store) -> None:
         output_in(store).begin(IDENTITY, resume=False)
 
 
+@pytest.mark.parametrize("name", ["postgres", "lance"])
+def test_a_column_of_another_type_is_refused(name: str, url_in: UrlIn) -> None:
+    """PostgreSQL took whole numbers for floats bit by bit: 2 was 1e-323."""
+    store = open_store(url_in(name))
+    assert store is not None
+    replace(output_in(store), kept=KINDS | {"n": pa.float64()}).begin(IDENTITY, resume=False)
+    with pytest.raises(OptionError, match="other types for them: n; name another"):
+        output_in(store).begin(replace(IDENTITY, input="456"), resume=False)
+
+
 @pytest.mark.parametrize(("name", "precision"), [("postgres", "int8"), ("qdrant", "binary")])
 def test_a_precision_that_a_database_lacks_is_refused(
     name: str, precision: str, url_in: UrlIn
