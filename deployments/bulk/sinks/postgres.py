@@ -29,6 +29,7 @@ COLUMN_TYPES: list[tuple[Callable[[pa.DataType], bool], str, Callable[[Any], Any
     (pa.types.is_date, "date", lambda x: x),
     (pa.types.is_binary, "bytea", lambda x: x),
     (pa.types.is_large_binary, "bytea", lambda x: x),
+    (pa.types.is_fixed_size_binary, "bytea", lambda x: x),
     (pa.types.is_nested, "jsonb", lambda x: Jsonb(without_nul(plain(x)))),
 ]
 

@@ -208,6 +208,17 @@ def test_a_precision_that_a_database_lacks_is_refused(
         output_in(store, part, WIDTH).begin(IDENTITY, resume=False)
 
 
+def test_bytes_of_one_length_are_bytes(url_in: UrlIn) -> None:
+    """Not the text that Python shows for them."""
+    store = open_store(url_in("postgres"))
+    assert store is not None
+    output = replace(output_in(store), kept=KINDS | {"id": pa.binary(2)})
+    output.begin(IDENTITY, resume=False)
+    ids = pa.array([b"a\0", b"b\0"], pa.binary(2))
+    output.write(0, block(["a", "b"]).set_column(1, "id", ids), 1, IDENTITY)
+    assert {row["id"] for row in store.rows("")} == {b"a\0", b"b\0"}
+
+
 def test_postgres_finds_neighbours_as_numpy_does(url_in: UrlIn) -> None:
     """In each of its three types, by pgvector's own operators."""
     import psycopg
