@@ -7,7 +7,8 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -47,12 +48,12 @@ def look(part: Part, block_rows: int) -> Look:
     return Look(len(samples), range(0, len(samples), block_rows), types, fault)
 
 
-def rows(block: RowBlock, names: Fields) -> Iterator[ParsedRow]:
-    """Yield the samples of a tar from a block on; members that no name means are not read."""
+def rows(block: RowBlock, names: Fields) -> Iterator[Callable[[], ParsedRow]]:
+    """Yield what reads each sample of a tar from a block on; members that no name means are not."""
     with _open(block.paths[0]) as file:
         samples, _ = _samples(file)
         for key, members in itertools.islice(samples.items(), block.start, None):
-            yield _row(file, key, members, names)
+            yield partial(_row, file, key, members, names)
 
 
 def _open(url: str) -> BinaryIO:

@@ -3,10 +3,13 @@
 import gzip
 import io
 import tarfile
+from unittest.mock import Mock
 
 import pytest
 
+from deployments.bulk.reading import tars
 from deployments.bulk.reading.blocks import cut_input
+from deployments.bulk.reading.tables import BlockReader, Layout
 from tests.deployments.bulk.reading.reading import read_all, read_plan
 
 MEMBERS = {
@@ -70,6 +73,20 @@ def test_hidden_members_links_and_capitals(tmp_path):
         ("d", None),
     ]
     assert "links to 'gone.png'" in table["error"].to_pylist()[3]
+
+
+def test_a_worker_of_several_looks_at_a_tar_once(tmp_path, inputs, monkeypatch):
+    """Samples of blocks that others read are passed over unread."""
+    path = inputs.tar(tmp_path / "a.tar", {f"{i}.txt": str(i).encode() for i in range(20)})
+    plan = cut_input(str(path), 3)
+    looking, reading = (Mock(wraps=x) for x in (tars._samples, tars._row))
+    monkeypatch.setattr(tars, "_samples", looking)
+    monkeypatch.setattr(tars, "_row", reading)
+    reader = BlockReader(Layout.choose(plan, None, None, ("key",)))
+    for number in (0, 2, 6, 1):  # a lost worker's block comes late
+        keys = [str(i) for i in range(20)][number * 3 : number * 3 + 3]
+        assert reader.read(plan.blocks[number])["key"].to_pylist() == keys
+    assert (looking.call_count, reading.call_count) == (2, 11)
 
 
 def test_several_images_of_a_sample_are_named(tmp_path, inputs):
