@@ -82,11 +82,13 @@ def column_of(table: pa.Table, name: str) -> pa.ChunkedArray | None:
 
 def value_of(record: Mapping[str, object], name: str) -> object:
     """Return the value of a column, or of a field of one, null where there is none."""
-    column, dot, rest = name.partition(".")
-    if name in record or not dot:
-        return record.get(name)
-    value = record.get(column)
-    return value_of(value, rest) if isinstance(value, dict) else None
+    if name in record:
+        return record[name]
+    for dot in (place for place, character in enumerate(name) if character == "."):
+        value = record.get(name[:dot])
+        if isinstance(value, dict):
+            return value_of(value, name[dot + 1 :])
+    return None
 
 
 def to_column(

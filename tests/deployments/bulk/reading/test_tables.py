@@ -146,6 +146,18 @@ def test_times_and_numbers_become_text_without_quotes(tmp_path):
     assert found == [("2020-01-02 03:00:00+00:00", "1.5", None), ("soon", "much", None)]
 
 
+@pytest.mark.parametrize("end", ["jsonl", "parquet"])
+def test_a_field_may_lie_in_a_column_whose_name_has_dots(tmp_path, inputs, end):
+    """In files of every kind."""
+    rows = [{"id": 1, "a.b": {"c.d": "red"}}, {"id": 2, "a.b": None}]
+    if end == "jsonl":
+        inputs.jsonl(tmp_path / "a.jsonl", rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    names = ("id", "a.b.c.d")
+    assert rows_of(tmp_path, *names, text="a.b.c.d") == [(1, "red", None), (2, None, None)]
+
+
 NAMES = ["photos [2021]", "a b", "50%20off", "c#d", "line\nend", os.fsdecode(b"latin-\xe9")]
 
 
