@@ -21,7 +21,8 @@ from deployments.bulk.pipeline import LIGHT_CPUS, pool, towers
 from deployments.bulk.prepare import RowPreparer
 from deployments.bulk.progress import JobProgress
 from deployments.bulk.reading.blocks import cut_input
-from deployments.bulk.reading.files import S3, folder_of
+from deployments.bulk.reading.files import S3
+from deployments.bulk.reading.finding import folder_of
 from deployments.bulk.reading.plan import Plan, RowBlock
 from deployments.bulk.reading.tables import BlockReader, Layout
 from deployments.bulk.sinks.choose import open_output

@@ -24,7 +24,7 @@ from deployments.bulk.columns import (
     token_column,
 )
 from deployments.bulk.options import EmbedOptions
-from deployments.bulk.reading.files import decode
+from deployments.bulk.reading.files import IMAGE_SUFFIXES, decode
 from deployments.images.sources import SCHEME, ImageSources
 from deployments.model.architecture import Architecture
 from deployments.model.errors import EmbeddingError, InputError
@@ -32,10 +32,6 @@ from deployments.model.pictures.image import open_image, to_pixels
 from deployments.model.tokenizer import TextTokenizer
 from deployments.model.weights.source import TOKENIZER_FILES, find
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ico"),
-    *(".ppm", ".pgm", ".pbm"),
-)
 DECODE_THREADS = 4
 
 Image = bytes | memoryview

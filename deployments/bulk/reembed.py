@@ -14,6 +14,7 @@ from deployments.bulk.identity import Identity
 from deployments.bulk.output import JOB_FILE, write_bytes
 from deployments.bulk.reading.files import open_input, split
 from deployments.bulk.reading.tables import ROW
+from deployments.bulk.reading.types import merged
 from deployments.bulk.sinks.choose import open_store
 from deployments.model.errors import OptionError
 from deployments.model.output import Rows
@@ -77,12 +78,19 @@ def check(old_url: str, new_url: str, new: Identity, key: str | None) -> None:
         raise OptionError("--reembed compares folders of parquet files; name a folder as OUTPUT")
     if split(old_url.rstrip("/")) == split(new_url.rstrip("/")):
         raise OptionError(f"the old output {old_url!r} stays as it is; name another as OUTPUT")
-    old = identity_of(old_url)
-    if old.files != new.files and key not in json.loads(old.columns)["kept"]:
+    if key_of(identity_of(old_url), new, key) is None:
         raise OptionError(
-            f"the old output {old_url!r} is of another input: name the column of both that says "
-            f"which rows belong together by --id, not {key}"
+            f"the old output {old_url!r} is of another input, or has a column row of the input's "
+            f"own: name the column of both that says which rows belong together by --id, not {key}"
         )
+
+
+def key_of(old: Identity, new: Identity, key: str | None) -> str | None:
+    """Return the column by which rows belong together: their place in one input, or the key."""
+    kept, own = (json.loads(x.columns)["kept"] for x in (old, new))
+    if old.files == new.files and ROW not in (*kept, *own):
+        return ROW
+    return key if key in kept else None
 
 
 def finish(old_url: str, new_url: str, key: str | None) -> Report:
@@ -91,7 +99,7 @@ def finish(old_url: str, new_url: str, key: str | None) -> Report:
     Rows belong together by their places where the input is the same, and by `key` otherwise.
     """
     old, new = identity_of(old_url), identity_of(new_url)
-    report = compare(old_url, new_url, None if old.files == new.files else key)
+    report = compare(old_url, new_url, key_of(old, new, key))
     stated = {
         "output": new_url,
         "replaces": old_url,
@@ -116,32 +124,45 @@ def compare(old_url: str, new_url: str, key: str | None = None) -> Report:
     for url, found in ((old_url, old), (new_url, new)):
         if key not in found.schema.names:
             raise OptionError(f"{url!r} has no column {key}; name one that both outputs have")
-    old_keys, new_keys = old.to_table([key])[key], new.to_table([key])[key]
+    kind = merged({key: x.schema.field(key).type} for x in (old, new))[key]
+    old_keys, new_keys = (keys_of(x, key, kind) for x in (old, new))
     shared = {*old.schema.names} & {*new.schema.names}
     names = [name for name in (TEXT_EMBEDDING, IMAGE_EMBEDDING) if name in shared]
-    changes = {name: change(old, new, key, name) for name in names}
+    changes = {name: change(old, new, key, kind, name) for name in names}
     return Report(len(old_keys), len(new_keys), missing(old_keys, new_keys), changes)
+
+
+def keys_of(
+    source: ds.Dataset, key: str, kind: pa.DataType, having: str | None = None
+) -> pa.ChunkedArray:
+    """Return the keys of all rows, or of those that have a vector."""
+    chosen = None if having is None else ds.field(having).is_valid()
+    return source.to_table({key: as_kind(key, kind)}, filter=chosen)[key]
+
+
+def as_kind(key: str, kind: pa.DataType) -> ds.Expression:
+    """Return the keys as the type that holds those of both outputs."""
+    return ds.field(key).cast(kind, safe=False)
 
 
 def missing(old_keys: pa.ChunkedArray, new_keys: pa.ChunkedArray) -> int:
     """Return how many of the old rows are not there; of rows with one key each counts."""
     old, new = (pc.value_counts(keys) for keys in (old_keys, new_keys))
-    names = new.field("values").cast(old_keys.type)
-    found = new.field("counts").take(pc.index_in(old.field("values"), names))
+    found = new.field("counts").take(pc.index_in(old.field("values"), new.field("values")))
     lost = pc.subtract(old.field("counts"), pc.fill_null(found, 0))
     return int(pc.sum(pc.max_element_wise(lost, 0)).as_py() or 0)
 
 
-def change(old: ds.Dataset, new: ds.Dataset, key: str, name: str) -> Change:
+def change(old: ds.Dataset, new: ds.Dataset, key: str, kind: pa.DataType, name: str) -> Change:
     """Compare one column of vectors."""
-    had, has = (x.to_table([key], filter=ds.field(name).is_valid())[key] for x in (old, new))
-    both = pc.unique(had.filter(pc.is_in(had, pc.unique(has).cast(had.type))))
-    lost = len(pc.unique(had)) - len(both)
+    had, has = (pc.unique(keys_of(x, key, kind, name)) for x in (old, new))
+    both = had.filter(pc.is_in(had, has))
+    lost = len(had) - len(both)
     places = np.linspace(0, max(0, len(both) - 1), min(len(both), SAMPLE_ROWS), dtype=np.int64)
     sample = both.take(pa.array(places))
-    before, after = (vectors(x, key, name, sample) for x in (old, new))
     if len(sample) < 2:
         return Change(len(sample), 1.0, None, lost)
+    before, after = (vectors(x, key, name, sample) for x in (old, new))
     cosine = None
     if before.shape == after.shape:
         cosine = float((before * after).sum(axis=1).mean())
@@ -163,15 +184,15 @@ def nearest(rows: Rows) -> NDArray[np.int64]:
 
 def vectors(source: ds.Dataset, key: str, name: str, sample: pa.Array) -> Rows:
     """Return the rows of a sample, in its order, float32 [n, width] of length 1."""
-    kind = source.schema.field(key).type
-    wanted = ds.field(key).isin(sample.cast(kind))
-    table = source.to_table([key, name], filter=wanted & ds.field(name).is_valid())
-    places = {value: place for place, value in enumerate(table[key].to_pylist())}
+    own = as_kind(key, sample.type)
+    wanted = own.isin(sample) & ds.field(name).is_valid()
+    table = source.to_table({key: own, name: ds.field(name)}, filter=wanted)
+    places = pc.index_in(sample, table[key].combine_chunks())
     values = table[name].combine_chunks()
     stored = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
     if stored.dtype == np.uint8:  # the signs, as bits
         stored = np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
-    rows: Rows = stored[[places[x] for x in sample.cast(kind).to_pylist()]].astype(np.float32)
+    rows: Rows = stored[places].astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 

@@ -4,7 +4,6 @@ Cutting depends on the input and the number of rows alone, so that a resumed job
 are looked at in Ray tasks; the driver sees where rows lie and their types, never the rows.
 """
 
-import fnmatch
 import hashlib
 import itertools
 import math
@@ -14,13 +13,13 @@ import pyarrow as pa
 import ray
 
 from deployments.bulk.reading.columnar import lance_version
-from deployments.bulk.reading.files import find_files, is_folder, partitions, shown, suffixes
+from deployments.bulk.reading.files import partitions, shown, suffixes
+from deployments.bulk.reading.finding import find_files, is_folder
 from deployments.bulk.reading.formats import KINDS, MODULES, UNREADABLE
 from deployments.bulk.reading.plan import Look, Part, Plan, RowBlock
 from deployments.bulk.reading.types import TEXT, merged
 from deployments.model.errors import OptionError
 
-SIDE_FILES = ("*.crc", "*.md5", "*.sha256", "*.md", "LICENSE*", "*.yaml")  # that hold no rows
 PART_BYTES = 128 * 1024 * 1024  # of lines of JSON that one task looks at
 SMALL_BYTES, FEW_FILES = 4 * 1024 * 1024, 32  # looked at here, in less time than a task takes
 SHOWN_FAULTS = 3
@@ -37,13 +36,9 @@ def cut_input(url: str, block_rows: int, ignored: Sequence[str] = ()) -> Plan:
     Raises:
         OptionError: nothing is there, or nothing that can be read.
     """
-    if is_folder(f"{url.rstrip('/')}/_versions"):
-        kinds, files = {lance_version(url): "lance"}, {lance_version(url): 0}
-    else:
-        passed = (*ignored, *SIDE_FILES)
-        files = {path: size for path, size in find_files(url).items() if not _matches(path, passed)}
-        files = _current(url, files)
-        kinds = {path: KINDS.get(suffixes(path)[0], "") for path in files}
+    is_lance = is_folder(f"{url.rstrip('/')}/_versions")
+    files = {lance_version(url): 0} if is_lance else find_files(url, ignored)
+    kinds = {x: "lance" if is_lance else KINDS.get(suffixes(x)[0], "") for x in files}
     lost = {path: "no known kind of file" for path, kind in kinds.items() if not kind}
     images = [path for path, kind in kinds.items() if kind == "images"]
     tables = [path for path, kind in kinds.items() if kind not in ("", "images")]
@@ -103,45 +98,6 @@ def _parts(path: str, kind: str, size_bytes: int) -> list[Part]:
     # The last one has no end: as UTF-8 a text may be longer than its file.
     stops = [*starts[1:], math.inf]
     return [Part(path, kind, *x) for x in zip(starts, stops, strict=True)]
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    name = path.rpartition("/")[2]
-    return any(fnmatch.fnmatchcase(name, x) or path == x for x in patterns)
-
-
-def _current(url: str, files: dict[str, int]) -> dict[str, int]:
-    """Return those of the files that the Delta table has now; all where the folder is none.
-
-    Raises:
-        OptionError: it is an Iceberg table, or one of Delta whose files alone do not tell its rows.
-    """
-    name = "Delta" if is_folder(f"{url.rstrip('/')}/_delta_log") else ""
-    if name:
-        try:
-            from deltalake import DeltaTable
-            from deltalake.exceptions import DeltaError
-
-            table = DeltaTable(url)
-            needs, current = table.protocol(), set(table.file_uris())
-        except ImportError:
-            raise OptionError(
-                "Delta needs deltalake; pip install 'jina-clip-serve[delta]'"
-            ) from None
-        except DeltaError as error:
-            raise OptionError(f"{url!r} is no Delta table that can be read: {error}") from error
-        # Deleted rows and renamed columns are in its log alone; times without a zone are not.
-        features = set(needs.reader_features or ()) - {"timestampNtz"}
-        if not features and needs.min_reader_version != 2 and current <= set(files):
-            return {path: files[path] for path in files if path in current}
-    elif any(path.endswith(".metadata.json") for path in files):
-        name = "Iceberg"
-    if not name:
-        return files
-    raise OptionError(
-        f"the rows of the {name} table {url!r} are not those of its files alone; read it in Python "
-        f"by ray.data.read_{name.lower()} and embed that dataset by deployments.bulk.embed"
-    )
 
 
 def _nothing(url: str, lost: dict[str, str]) -> str:

@@ -32,8 +32,8 @@ def look(part: Part, block_rows: int) -> Look:
 def rows(block: RowBlock, names: Fields) -> Iterator[pa.Table]:
     """Yield tables of as many rows as a block has, from it on, of the columns that names need."""
     file, schema = _open(block.kind, block.paths[0])
-    wanted = {name if name in schema.names else name.partition(".")[0] for name in names}
-    columns = [name for name in schema.names if name in wanted] or schema.names[:1]  # to count
+    wanted = [x for x in schema.names if any(f"{name}.".startswith(f"{x}.") for name in names)]
+    columns = wanted or schema.names[:1]  # to count
     held: list[pa.Table] = []
     for table in _tables(file, block, columns):
         held.append(table)

@@ -1,18 +1,20 @@
 """CSV as shops write it: a line whose quotes do not fit is one row, and the next a row again."""
 
 import csv
+import itertools
 import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from deployments.bulk.reading.files import Line, chunks, decode, lines_of
+from deployments.bulk.reading.files import Line, chunks, decode, lines_of, suffixes
 from deployments.bulk.reading.plan import Fields, Look, Part, RowBlock
 from deployments.bulk.reading.types import TEXT, ParsedRow
 from deployments.model.errors import OptionError
 
 DELIMITERS = ",;\t|"
 FIELD_CHARACTERS = 16 * 1024 * 1024  # more between two quotes is a quote that nobody closed
+HEADER_LINES = 1000  # that the names of columns may take
 ESCAPED = {"doublequote": False, "escapechar": "\\"}  # quotes within quotes, as MySQL writes them
 BARE = {"quoting": csv.QUOTE_NONE}  # quotes are characters like others
 
@@ -22,34 +24,43 @@ csv.field_size_limit(FIELD_CHARACTERS)
 def look(part: Part, block_rows: int) -> Look:
     """Look at a file, from its beginning to its end."""
     lines = lines_of(chunks(part.url))
-    names, delimiter, start = _header(lines)
+    names, delimiter, start = _header(lines, part.url)
     starts, total = [start], 0
     for total, (_, end) in enumerate(_rows(lines, names, delimiter), 1):
         if not total % block_rows:
             starts.append(end)
-    return Look(total, starts[: -(-total // block_rows)], dict.fromkeys(names, TEXT))
+    return Look(total, starts[: -(-total // block_rows)], dict.fromkeys(filter(None, names), TEXT))
 
 
 def rows(block: RowBlock, _names: Fields) -> Iterator[ParsedRow]:
     """Yield the rows of a file from a block on."""
     path = block.paths[0]
-    names, delimiter, _ = _header(lines_of(chunks(path)))
+    names, delimiter, _ = _header(lines_of(chunks(path)), path)
     return (row for row, _ in _rows(lines_of(chunks(path, block.start)), names, delimiter))
 
 
-def _header(lines: Iterator[Line]) -> tuple[tuple[str, ...], str, int]:
-    """Return the names of a file's columns, its delimiter, and the byte after them."""
+def _header(lines: Iterator[Line], path: str) -> tuple[tuple[str, ...], str, int]:
+    """Return the names of a file's columns, some may be empty, its delimiter, the byte after them.
+
+    Between the fields of a .tsv are tabs, unless its first line has other delimiters alone.
+    """
     text, end = "", 0
-    for line, end in lines:  # noqa: B007  # the last one is returned
-        text = text.lstrip() + decode(line)
-        if text.strip() and not text.count('"') % 2:
+    for line, end in itertools.islice(lines, HEADER_LINES):  # noqa: B007  # the last is returned
+        text += decode(line)
+        if not text.strip():
+            text = ""
+        elif not text.count('"') % 2:
             break
     else:
         text = ""  # a quote that nobody closes
-    delimiter = max(DELIMITERS, key=re.sub(r'"[^"]*"', "", text).count)
+    bare = re.sub(r'"[^"]*"', "", text)
+    delimiter = max(DELIMITERS, key=bare.count)
+    if suffixes(path)[0] == ".tsv" and ("\t" in bare or delimiter not in bare):
+        delimiter = "\t"
     found = next(csv.reader([text], delimiter=delimiter), [])
     names = tuple(name.strip() for name in found)
-    if not all(names) or not 0 < len(names) == len(set(names)):
+    named = [*filter(None, names)]
+    if not 0 < len(named) == len(set(named)):
         raise OptionError("it needs a first line with the names of its columns, all different")
     return names, delimiter, end
 

@@ -1,7 +1,6 @@
-"""Files of the input, local or of a store, and what is in them once it is unpacked."""
+"""A file, local or of a store, and what is in it once it is unpacked."""
 
 import bz2
-import fnmatch
 import gzip
 import io
 import lzma
@@ -12,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -20,14 +19,17 @@ from pyarrow import fs
 from deployments.model.errors import OptionError
 
 S3 = "s3://"
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
-WILDCARD = re.compile(r"[*?[]")
+STORE = re.compile(r"([a-z][a-z0-9+.-]+://[^/]*)(.*)", re.DOTALL)
 PACKED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
     ".zst": partial(pa.CompressedInputStream, compression="zstd"),
 }
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ico"),
+    *(".ppm", ".pgm", ".pbm"),
+)
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 CHUNK_BYTES = 4 * 1024 * 1024
 UTF8_MARK = b"\xef\xbb\xbf"  # written before UTF-8 by some programs
@@ -48,91 +50,19 @@ def suffixes(url: str) -> tuple[str, str]:
 def split(url: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a local path or of a store's URL, and the path in it.
 
+    The keys of a store are as they are: no `%20` in them is a blank, and no `?` ends them.
+
     Raises:
         OptionError: a kind of store that Arrow does not know.
     """
-    if SCHEME.match(url):
+    if match := STORE.match(url):
+        uri = url if match[1] == "file://" else match[1] + quote(match[2])
         try:
-            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(url)
+            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, ValueError) as error:
             raise OptionError(f"{url!r} cannot be opened: {error}") from error
         return found
     return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
-
-
-def find_files(url: str) -> dict[str, int]:
-    """Return the file, the files of a folder and its subfolders, or those of a glob, sorted.
-
-    They are local paths or URLs of a store, each with its size in bytes.
-
-    What exists under exactly this name is that file or folder, brackets and all. Hidden files and
-    those whose name begins with an underscore are left out, and what lies in such folders.
-
-    Raises:
-        OptionError: there are none.
-    """
-    system, path = split(url)
-    prefix = ""
-    if not isinstance(system, fs.LocalFileSystem):
-        prefix = url[: url.rindex(path)] if path and path in url else S3
-    try:
-        kind, size_bytes = _look_up(url)
-        if kind is fs.FileType.File:
-            return {prefix + path: size_bytes}
-        top = path
-        if kind is fs.FileType.NotFound and WILDCARD.search(path):
-            top = WILDCARD.split(path)[0].rpartition("/")[0]
-        found = {
-            prefix + name: size_bytes
-            for name, size_bytes in sorted(_walk(system, top))
-            if (top == path or fnmatch.fnmatchcase(name, path))
-            and not any(part[0] in "._" for part in name.removeprefix(top).split("/") if part)
-        }
-    except OSError as error:
-        raise OptionError(f"the input {url!r} cannot be read: {error}") from error
-    if not found:
-        raise OptionError(f"the input {url!r} has no files")
-    return found
-
-
-def _walk(system: fs.FileSystem, top: str) -> Iterator[tuple[str, int]]:
-    """Yield all files below a folder; through links too where it is local."""
-    if not isinstance(system, fs.LocalFileSystem):
-        found = system.get_file_info(fs.FileSelector(top, recursive=True, allow_not_found=True))
-        yield from ((x.path, x.size) for x in found if x.is_file)
-        return
-    for folder, folders, names in os.walk(top or "/", followlinks=True):
-        below = {x: os.path.realpath(os.path.join(folder, x)) + "/" for x in folders}
-        here = os.path.realpath(folder) + "/"  # a link to a folder above would be walked for ever
-        folders[:] = [x for x in folders if not here.startswith(below[x])]
-        for path in (os.path.join(folder, name) for name in names):
-            if os.path.isfile(path):
-                yield path, os.path.getsize(path)
-
-
-def _look_up(url: str) -> tuple[fs.FileType, int]:
-    """Return what has exactly this name, and its size; Arrow takes no name that is not UTF-8."""
-    system, path = split(url)
-    if not isinstance(system, fs.LocalFileSystem):
-        info = system.get_file_info(path)
-        return info.type, info.size or 0
-    if os.path.isfile(path):
-        return fs.FileType.File, os.path.getsize(path)
-    return fs.FileType.Directory if os.path.isdir(path) else fs.FileType.NotFound, 0
-
-
-def is_folder(url: str) -> bool:
-    """Tell whether a folder has this name."""
-    return _look_up(url)[0] is fs.FileType.Directory
-
-
-def folder_of(url: str) -> str:
-    """Return the folder that a file, folder or glob lies in, or is."""
-    kind = _look_up(url)[0]
-    if kind is fs.FileType.Directory:
-        return url
-    name = WILDCARD.split(url)[0] if kind is fs.FileType.NotFound else url
-    return name.rpartition("/")[0] or "."
 
 
 def open_input(url: str) -> BinaryIO:

@@ -1,12 +1,14 @@
 """The kinds of files, and the module that looks at one (`look`) and reads its rows (`rows`)."""
 
 import csv
+import lzma
 import tarfile
+import zlib
 
 import pyarrow as pa
 
-from deployments.bulk.prepare import IMAGE_SUFFIXES
 from deployments.bulk.reading import columnar, csv_files, json_files, tars
+from deployments.bulk.reading.files import IMAGE_SUFFIXES
 from deployments.model.errors import OptionError
 
 KINDS = {
@@ -28,5 +30,5 @@ MODULES = {
 }
 UNREADABLE = (
     *(OSError, EOFError, ValueError, OptionError, pa.ArrowException),
-    *(tarfile.TarError, csv.Error),
+    *(tarfile.TarError, csv.Error, lzma.LZMAError, zlib.error),
 )

@@ -21,7 +21,7 @@ from deployments.model.errors import OptionError
 ROW = "row"
 PATH = "path"
 BLOCK = f"{INTERNAL}block"
-SEEKABLE = ("jsonl", "csv", "tar")  # unless packed, a block is found without reading up to it
+SEEKABLE = ("jsonl", "csv")  # unless packed, a block is found without reading up to it
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class BlockReader:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._next = ("", -1)  # the file, and the row of the input
-        self._rest: Iterator[Any] = iter(())  # Any: rows, or tables
+        self._rest: Iterator[Any] = iter(())  # Any: rows, what reads them, or tables
         self._rows_each = 1  # of these tables
 
     def read(self, block: RowBlock) -> pa.Table:
@@ -122,7 +122,8 @@ class BlockReader:
         if module is columnar:
             tables = itertools.islice(self._rest, skipped // self._rows_each, None)
             return columns_to_table(next(tables, pa.table({})), given, types)
-        rows = itertools.islice(self._rest, skipped, skipped + block.num_rows)
+        found = itertools.islice(self._rest, skipped, skipped + block.num_rows)
+        rows = (row() if callable(row) else row for row in found)
         return rows_to_table([({**given, **record}, error) for record, error in rows], types)
 
 

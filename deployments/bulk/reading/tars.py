@@ -3,17 +3,25 @@
 import itertools
 import os
 import posixpath
+import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from deployments.bulk.prepare import IMAGE_SUFFIXES
-from deployments.bulk.reading.files import CHUNK_BYTES, decode, open_input, open_unpacked, suffixes
+from deployments.bulk.reading.files import (
+    CHUNK_BYTES,
+    IMAGE_SUFFIXES,
+    decode,
+    open_input,
+    open_unpacked,
+    suffixes,
+)
 from deployments.bulk.reading.plan import Fields, Look, Part, RowBlock
 from deployments.bulk.reading.types import TEXT as TEXT_TYPE
 from deployments.bulk.reading.types import ParsedRow, Record
@@ -21,6 +29,7 @@ from deployments.bulk.reading.types import ParsedRow, Record
 KEY, TEXT, IMAGE, JSON = "key", "text", "image", "json"
 IMAGE_ENDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 KINDS = {TEXT: ("txt", "text", "caption"), IMAGE: IMAGE_ENDS, JSON: ("json",)}
+HIDDEN = re.compile(r"\.(?!\.$)|__MACOSX$")
 
 Place = tuple[int, int] | str
 """Where a member begins and its size, or why it cannot be read."""
@@ -39,12 +48,12 @@ def look(part: Part, block_rows: int) -> Look:
     return Look(len(samples), range(0, len(samples), block_rows), types, fault)
 
 
-def rows(block: RowBlock, names: Fields) -> Iterator[ParsedRow]:
-    """Yield the samples of a tar from a block on; members that no name means are not read."""
+def rows(block: RowBlock, names: Fields) -> Iterator[Callable[[], ParsedRow]]:
+    """Yield what reads each sample of a tar from a block on; members that no name means are not."""
     with _open(block.paths[0]) as file:
         samples, _ = _samples(file)
         for key, members in itertools.islice(samples.items(), block.start, None):
-            yield _row(file, key, members, names)
+            yield partial(_row, file, key, members, names)
 
 
 def _open(url: str) -> BinaryIO:
@@ -80,11 +89,12 @@ def _samples(file: BinaryIO) -> tuple[Samples, str]:
                 elif not member.islnk():
                     continue
                 path = PurePosixPath(name)
-                if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+                if any(HIDDEN.match(part) for part in path.parts):
                     continue
                 base, _, extension = path.name.partition(".")
                 members = samples.setdefault(str(path.with_name(base)), {})
                 members[extension.lower()] = posixpath.normpath(target)
+            fault = _behind(file, archive.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         fault = str(error) or type(error).__name__
     size = file.seek(0, os.SEEK_END)
@@ -98,9 +108,20 @@ def _samples(file: BinaryIO) -> tuple[Samples, str]:
     return samples, fault or ("" if samples or not size else "it has no members")
 
 
+def _behind(file: BinaryIO, end: int) -> str:
+    """Say what is wrong where Python's reader saw the end of a tar: zeros should be there alone."""
+    file.seek(end)
+    if len(file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+        return "it is cut off"
+    file.seek(end)
+    if all(not part.strip(b"\0") for part in iter(lambda: file.read(CHUNK_BYTES), b"")):
+        return ""
+    return f"what follows its byte {end:,} is no member; a tar behind another is not read"
+
+
 def _row(file: BinaryIO, key: str, members: dict[str, Place], names: Fields) -> ParsedRow:
     """Return a sample: a column is a member by its extension, or the only one of that kind."""
-    record: Record = {KEY: key}
+    record: Record = {}
     faults = []
     for name in names:
         ends = KINDS.get(name, ())
@@ -118,7 +139,7 @@ def _row(file: BinaryIO, key: str, members: dict[str, Place], names: Fields) -> 
             file.seek(place[0])
             value = file.read(place[1])
             record[name] = value if _end(found[0]) in IMAGE_ENDS else decode(value)
-    return record, "; ".join(faults) or None
+    return {**record, KEY: key}, "; ".join(faults) or None
 
 
 def _end(extension: str) -> str:

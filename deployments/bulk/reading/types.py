@@ -15,6 +15,10 @@ ParsedRow = tuple[Record, str | None]
 """A row, or why it cannot be read."""
 TEXT = pa.large_string()
 UNFIT = (pa.ArrowException, UnicodeEncodeError, OverflowError)  # raised for a value of another type
+LOSING = (  # pairs that Arrow has a type for, which does not hold every value of both
+    (pa.types.is_uint64, pa.types.is_signed_integer),
+    (pa.types.is_decimal, pa.types.is_floating),
+)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -23,7 +27,8 @@ def plain(kind: pa.DataType) -> pa.DataType:
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return TEXT
-    return pa.large_binary() if pa.types.is_binary(kind) else kind
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_binary_view(kind)
+    return pa.large_binary() if is_bytes else kind
 
 
 def guessed(records: Sequence[Mapping[str, object]]) -> Fields:
@@ -57,6 +62,8 @@ def _both(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
         raise OptionError(
             f"the column {name} has text in one file and bytes in another; embed them one by one"
         )
+    if any((a(one) and b(other)) or (a(other) and b(one)) for a, b in LOSING):
+        return TEXT
     try:
         schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
         return plain(pa.unify_schemas(schemas, promote_options="permissive").types[0])
@@ -75,11 +82,13 @@ def column_of(table: pa.Table, name: str) -> pa.ChunkedArray | None:
 
 def value_of(record: Mapping[str, object], name: str) -> object:
     """Return the value of a column, or of a field of one, null where there is none."""
-    column, dot, rest = name.partition(".")
-    if name in record or not dot:
-        return record.get(name)
-    value = record.get(column)
-    return value_of(value, rest) if isinstance(value, dict) else None
+    if name in record:
+        return record[name]
+    for dot in (place for place, character in enumerate(name) if character == "."):
+        value = record.get(name[:dot])
+        if isinstance(value, dict):
+            return value_of(value, name[dot + 1 :])
+    return None
 
 
 def to_column(

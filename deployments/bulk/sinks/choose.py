@@ -16,13 +16,18 @@ def open_output(url: str, layout: Layout, options: EmbedOptions, key: str | None
     """Return the output at a URL; connects to nothing yet.
 
     Raises:
-        OptionError: a database without a key, or one whose client is not installed.
+        OptionError: a database without a key, or one whose client is not installed; columns that
+            it cannot have.
     """
+    if key is not None and pa.types.is_nested(layout.types[key]):
+        raise OptionError(f"the column {key} is {layout.types[key]}; an id is one value")
     store = open_store(url)
     if store is None:
         return OutputFolder(url)
     if key is None:
         raise OptionError(f"{store.shown!r} holds each row under its id; name the column by --id")
+    if ROW in layout.kept:
+        raise OptionError(f"a kept column may not be named {ROW} in a database")
     kept = {ROW: pa.int64()} | {name: layout.types[name] for name in (*layout.kept, key)}
     return StoreOutput(store, kept, key, vector_types(options))
 

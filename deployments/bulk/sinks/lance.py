@@ -6,8 +6,7 @@ import lance
 import pyarrow as pa
 
 from deployments.bulk.reading.tables import ROW
-from deployments.bulk.sinks.store import JOB, Store, not_earlier
-from deployments.model.errors import OptionError
+from deployments.bulk.sinks.store import JOB, Store, check_columns, not_earlier
 
 SUFFIX = ".lance"
 # Lance refuses two commits that add the same key, and one of them has to be tried again.
@@ -29,10 +28,9 @@ class Lance(Store):
             place = schema.get_field_index(key)
             schema = schema.set(place, schema.field(place).with_metadata(UNIQUE))
             lance.write_dataset(schema.empty_table(), self._place(part), schema=schema)
-        elif missing := [name for name in schema.names if name not in there.schema.names]:
-            raise OptionError(
-                f"the data set {self.url!r} lacks the columns {', '.join(missing)}; name another"
-            )
+        else:
+            kinds = dict(zip(there.schema.names, there.schema.types, strict=True))
+            check_columns(self.shown, [x.name for x in schema if kinds.get(x.name) != x.type])
 
     def upsert(self, part: str, table: pa.Table, key: str) -> None:
         """Write rows over those with the same key in one commit."""

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from deployments.bulk.reading.tables import ROW
-from deployments.bulk.sinks.store import JOB, Store, not_earlier, plain
+from deployments.bulk.sinks.store import JOB, Store, check_columns, not_earlier, plain
 from deployments.model.errors import OptionError
 
 MAX_NAME_BYTES = 63  # of PostgreSQL, which cuts longer ones
@@ -29,6 +29,7 @@ COLUMN_TYPES: list[tuple[Callable[[pa.DataType], bool], str, Callable[[Any], Any
     (pa.types.is_date, "date", lambda x: x),
     (pa.types.is_binary, "bytea", lambda x: x),
     (pa.types.is_large_binary, "bytea", lambda x: x),
+    (pa.types.is_fixed_size_binary, "bytea", lambda x: x),
     (pa.types.is_nested, "jsonb", lambda x: Jsonb(without_nul(plain(x)))),
 ]
 
@@ -47,23 +48,20 @@ class Postgres(Store):
 
     def create(self, part: str, schema: pa.Schema, key: str) -> None:
         """Create a table, and the extension of vectors, unless they are there."""
-        columns = sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(x.name), sql.SQL(column_type(x.type)[0]))
-            for x in schema
+        columns = [(sql.Identifier(x.name), sql.SQL(column_type(x.type)[0])) for x in schema]
+        made, nulls = (
+            sql.SQL(", ").join(sql.SQL(each).format(name=name, kind=kind) for name, kind in columns)
+            for each in ("{name} {kind}", "null::{kind} as {name}")
         )
         order = "create table if not exists {} ({}, primary key ({}))"
         with self._connect() as connection:
             connection.execute("create extension if not exists vector")
-            connection.execute(
-                sql.SQL(order).format(self._name(part), columns, sql.Identifier(key))
-            )
+            connection.execute(sql.SQL(order).format(self._name(part), made, sql.Identifier(key)))
             found = connection.execute(sql.SQL("select * from {} limit 0").format(self._name(part)))
-            there = {column.name for column in found.description or ()}
-        if missing := [name for name in schema.names if name not in there]:
-            raise OptionError(
-                f"the table of {self.shown!r} lacks the columns {', '.join(missing)}; "
-                "name another table"
-            )
+            there = {column.name: column.type_code for column in found.description or ()}
+            found = connection.execute(sql.SQL("select {}").format(nulls))
+            wanted = {column.name: column.type_code for column in found.description or ()}
+        check_columns(self.shown, [x for x in wanted if there.get(x) != wanted[x]])
 
     def upsert(self, part: str, table: pa.Table, key: str) -> None:
         """Write rows over those with the same key in one transaction."""

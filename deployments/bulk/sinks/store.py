@@ -160,15 +160,29 @@ class StoreOutput:
         self.store.upsert("_blocks", pa.Table.from_pylist([row], BLOCKS), KEY)
 
 
+def check_columns(shown: str, wrong: list[str]) -> None:
+    """Refuse a table without some of a job's columns, or with other types for them.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if wrong:
+        raise OptionError(
+            f"the table {shown!r} lacks columns or has other types for them: {', '.join(wrong)}; "
+            "name another table"
+        )
+
+
 def job_of(identity: Identity) -> str:
     """Return a short name of a job that no other has."""
     return hashlib.sha256(identity.to_json()).hexdigest()[:16]
 
 
 def last_of_each(table: pa.Table, key: str) -> pa.Table:
-    """Return the rows that have a key, of equal keys the last."""
-    places = {value: index for index, value in enumerate(table[key].to_pylist())}
-    return table.take(sorted(index for value, index in places.items() if value is not None))
+    """Return the rows that have a key, of equal keys the last; NaN is none."""
+    keys = enumerate(table[key].to_pylist())
+    places = {key: index for index, key in keys if key is not None and key == key}
+    return table.take(pa.array(sorted(places.values()), pa.int64()))
 
 
 def plain(value: object) -> object:

@@ -3,13 +3,15 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from deployments.bulk.options import EmbedOptions
@@ -75,3 +77,21 @@ class Inputs:
 def inputs() -> type[Inputs]:
     """What writes inputs and reads outputs."""
     return Inputs
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """An S3 server with an empty bucket, in the environment of all that starts later."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="data")
+        yield client
+        client.close()
+    server.stop()

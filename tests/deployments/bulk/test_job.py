@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from moto.server import ThreadedMotoServer
 from safetensors.numpy import load_file, save_file
 
 from deployments.bulk import TooManyErrorsError, embed, estimate, prepare
@@ -24,24 +22,6 @@ IDS = ["1", "1", "\u00fc", "", "a b", None, "7", "8"] * 2
 PICTURES = ["0.png", None, "1.png", None, "broken.png", "missing.png", "2.png", None] * 2
 SMALL = ("text.num_cpus=0.1", "vision.num_cpus=0.1")
 Options = Callable[..., EmbedOptions]
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Any]:
-    """An S3 server with an empty bucket, in the environment of all that starts later."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="data")
-        yield client
-        client.close()
-    server.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)

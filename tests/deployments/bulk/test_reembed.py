@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from deployments.bulk.reembed import check, compare, finish, identity_of
 from deployments.model.errors import OptionError
 
 ROWS, WIDTH = 40, 16
-OLD = Identity("m", "abc", WIDTH, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
+KEPT = '{"kept": []}'
+OLD = Identity("m", "abc", WIDTH, "float32", "", "native", "{}", "{}", "", False, KEPT, "123")
 
 
 def unit_rows(seed: int) -> np.ndarray:
@@ -23,7 +25,7 @@ def unit_rows(seed: int) -> np.ndarray:
 
 
 def output(
-    path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: list[str | None]
+    path: Path, identity: Identity, rows: dict[int, np.ndarray], ids: list[str | None] | pa.Array
 ) -> str:
     """Write an output of two blocks."""
     folder = OutputFolder(str(path))
@@ -86,6 +88,31 @@ def test_rows_that_are_missing_are_counted(tmp_path: Path) -> None:
         compare(old, new, "url")
 
 
+@pytest.mark.parametrize(
+    ("old_ids", "new_ids", "missing", "rows"),
+    [
+        (pa.array(range(ROWS)), pa.array(["x", *map(str, range(1, ROWS))]), 1, ROWS - 1),
+        (pa.array(["x", *map(str, range(1, ROWS))]), pa.array(range(ROWS)), 1, ROWS - 1),
+        (pa.array(range(ROWS)), pa.array([0.5, *range(1, ROWS)]), 1, ROWS - 1),
+        (pa.array(range(ROWS), pa.int32()), pa.array([2**40, *range(1, ROWS)]), 1, ROWS - 1),
+        (pa.array(range(ROWS)), pa.array(range(ROWS, 2 * ROWS)), ROWS, 0),
+        (pa.array([math.nan, *range(1, ROWS)]), pa.array([math.nan, *range(1, ROWS)]), 0, ROWS),
+    ],
+)
+def test_ids_of_another_type_compare(
+    tmp_path: Path, old_ids: pa.Array, new_ids: pa.Array, missing: int, rows: int
+) -> None:
+    """As those of an input that grew may be; there may be no row in common either."""
+    vectors = dict(enumerate(unit_rows(0)))
+    old = output(tmp_path / "old", OLD, vectors, old_ids)
+    new = output(tmp_path / "new", replace(OLD, fingerprint="x"), vectors, new_ids)
+    found = compare(old, new, "id")
+    assert found.missing_rows == missing
+    change = found.changes["text_embedding"]
+    assert (change.rows, change.lost) == (rows, ROWS - rows)
+    assert change.cosine == (pytest.approx(1, abs=1e-5) if rows else None)
+
+
 def test_other_widths_and_precisions_compare(tmp_path: Path) -> None:
     """Neighbours do; a cosine of two widths is none."""
     rows = unit_rows(0)
@@ -125,6 +152,10 @@ def test_what_cannot_be_compared_is_refused_before_the_job_runs(tmp_path: Path) 
     for key in (None, "url"):
         with pytest.raises(OptionError, match=f"by --id, not {key}"):
             check(old, new, replace(job, input="456"), key)
+    own = replace(job, columns='{"kept": ["id", "row"]}')  # which is not the place in the input
+    check(old, new, own, "id")
+    with pytest.raises(OptionError, match="by --id, not None"):
+        check(old, new, own, None)
     with pytest.raises(OptionError, match="name another as OUTPUT"):
         check(old, f"{tmp_path}/./old/", job, "id")
     with pytest.raises(OptionError, match="name a folder"):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from decimal import Decimal
 
 import deltalake
 import lance
@@ -106,6 +107,22 @@ def test_parquet_files_of_several_schemas(tmp_path):
     ]
     pq.write_table(pa.table({"id": ["x"], "text": ["d"]}), tmp_path / "4.parquet")
     assert [row[0] for row in rows_of(tmp_path, "id", "text")] == ["1", str(2**40), "3", "x"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (pa.array([2**63 + 5], pa.uint64()), pa.array([-3]), [str(2**63 + 5), "-3"]),
+        (pa.array([7], pa.int8()), pa.array([2**63 + 5], pa.uint64()), ["7", str(2**63 + 5)]),
+        (pa.array([Decimal("1" * 20 + ".10")]), pa.array([-3.5]), ["1" * 20 + ".10", "-3.5"]),
+        (pa.array([2**32 - 1], pa.uint32()), pa.array([-3]), [2**32 - 1, -3]),
+    ],
+)
+def test_numbers_that_no_type_of_numbers_holds_are_text(tmp_path, one, other, expected):
+    """Neither an error nor another number takes the place of an id."""
+    for name, values in (("a", one), ("b", other)):
+        pq.write_table(pa.table({"text": ["t"], "id": values}), tmp_path / f"{name}.parquet")
+    assert rows_of(tmp_path, "id") == [(value, None) for value in expected]
 
 
 def test_a_file_that_breaks_later_gives_each_of_its_rows_an_error(tmp_path, inputs):

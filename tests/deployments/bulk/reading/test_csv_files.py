@@ -1,6 +1,7 @@
 """CSV as other programs leave it."""
 
 import csv
+import gzip
 import io
 
 import pytest
@@ -42,6 +43,8 @@ SHOPS = {
     "a mark before UTF-8": (b"\xef\xbb\xbfid,text\n1,r\xc3\xa9d\n", ["r\u00e9d"]),
     "Windows-1252": (b"id,text\n1,caf\xe9 \x80 5\n2,red\n", ["caf\u00e9 \u20ac 5", "red"]),
     "UTF-16": ("id,text\n1,caf\u00e9\n2,\u8d64\n".encode("utf-16"), ["caf\u00e9", "\u8d64"]),
+    "an index without a name": (b",id,text\n0,1,red\n1,2,blue\n", ["red", "blue"]),
+    "a comma at the end of each line": (b"id,text,\n1,red,\n2,blue,\n", ["red", "blue"]),
     "blanks around names": (b"id , text\n1,red\n", ["red"]),
 }
 
@@ -59,6 +62,21 @@ def test_csv_as_shops_write_it(tmp_path, monkeypatch, kind, chunk_bytes):
     assert [row[0] for row in rows] == [str(n + 1) for n in range(len(expected))]
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text\nred, blue\n", ["red, blue"]),
+        ("id\ttext, of, all\ttext\n1\tx\tred\n", ["red"]),
+        ("\tid\ttext\n0\t1\tred\n", ["red"]),
+        ("id,text\n1,red\n", ["red"]),
+    ],
+)
+def test_the_fields_of_a_tsv_lie_between_tabs(tmp_path, content, expected):
+    """Whatever else is in the first line, unless it has other delimiters alone."""
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(content.encode()))
+    assert rows_of(tmp_path / "a.tsv.gz", "text") == [(text, None) for text in expected]
+
+
 def test_a_csv_row_of_another_length_is_one_bad_row(tmp_path):
     """Fields beyond or short of the first line's are no row."""
     (tmp_path / "a.csv").write_text('id,text\n1,a\n2\n3,b,c\n4,\n5,"d\n')
@@ -73,9 +91,9 @@ def test_a_csv_row_of_another_length_is_one_bad_row(tmp_path):
     assert rows[3][:2] == ("4", None)
 
 
-@pytest.mark.parametrize("content", ["", "a,a\n1,2\n"])
+@pytest.mark.parametrize("content", ["", "a,a\n1,2\n", ",,\n1,2,3\n", 'id,5"\n' + "1,2\n" * 5000])
 def test_a_csv_file_without_names_is_lost_by_name(tmp_path, content):
-    """No first line, or a name that occurs twice; the other file is read."""
+    """No first line, a name that occurs twice, a quote that nobody closes; the other is read."""
     (tmp_path / "a.csv").write_text(content)
     (tmp_path / "b.csv").write_text("text\nred\n")
     plan = cut_input(str(tmp_path), 10)

@@ -50,6 +50,29 @@ def test_json_that_python_writes_is_read(tmp_path):
     assert rows[5][2] == "the line is no JSON object but list"
 
 
+@pytest.mark.parametrize("first", [b"null\n", b" null\n", b"\xef\xbb\xbfnull\n", b"null, 1\n"])
+def test_a_null_before_the_first_object_is_a_bad_row(tmp_path, first):
+    """Arrow's reader of JSON (26.0.1) takes the whole process down with it."""
+    (tmp_path / "a.jsonl").write_bytes(first + b'{"text": "a"}\nnull\n')
+    rows = rows_of(tmp_path / "a.jsonl", "text")
+    assert [row[0] for row in rows] == [None, "a", None]
+    assert [bool(row[1]) for row in rows] == [True, False, True]
+
+
+@pytest.mark.parametrize("depth", [900, 3000])
+def test_a_value_that_is_too_deep_is_a_bad_row(tmp_path, depth):
+    """The others are read."""
+    deep = '{"text": "a", "x": ' + '{"x": ' * depth + "1" + "}" * (depth + 1)
+    (tmp_path / "a.jsonl").write_text(f'{deep}\n{{"text": "b"}}\n')
+    assert rows_of(tmp_path / "a.jsonl", "text")[1] == ("b", None)
+
+
+def test_marks_between_lines_are_none_of_their_text(tmp_path):
+    """As `cat` leaves them, of files that begin with one."""
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
+    assert rows_of(tmp_path / "a.jsonl", "text") == [("a", None), ("b", None)]
+
+
 def test_json_files_are_lists_or_lines(tmp_path):
     """A list of objects is rows, so are lines, as Spark writes them; one object is not."""
     (tmp_path / "a.json").write_text('[{"text": "a"},\n {"text": "b"}, 3]')

@@ -1,5 +1,6 @@
 """Types over files, names, what is refused or lost, and which blocks a worker reads."""
 
+import bz2
 import datetime
 import gzip
 import json
@@ -121,6 +122,21 @@ def test_packed_files_of_several_members_are_read_to_their_end(tmp_path):
     assert list(plan.lost) == [str(tmp_path / "b.jsonl.gz")]
 
 
+@pytest.mark.parametrize(
+    ("end", "packed", "place"),
+    [("gz", gzip.compress, 10), ("xz", lzma.compress, 500), ("bz2", bz2.compress, 500)],
+)
+def test_a_packed_file_with_other_bytes_in_it_is_lost_by_name(tmp_path, end, packed, place):
+    """Each library has its own errors for that; the other file is read."""
+    data = bytearray(packed(os.urandom(2000).hex().encode()))
+    data[place : place + 40] = b"\xff" * 40
+    (tmp_path / f"a.jsonl.{end}").write_bytes(data)
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n')
+    plan = cut_input(str(tmp_path), 10)
+    assert list(plan.lost) == [str(tmp_path / f"a.jsonl.{end}")]
+    assert read_plan(plan)["text"].to_pylist() == ["b"]
+
+
 def test_times_and_numbers_become_text_without_quotes(tmp_path):
     """Where another file has text in their column."""
     values = {"x": [datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.UTC)], "y": [1.5]}
@@ -128,6 +144,18 @@ def test_times_and_numbers_become_text_without_quotes(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "b", "x": "soon", "y": "much"}\n')
     found = rows_of(tmp_path, "x", "y")
     assert found == [("2020-01-02 03:00:00+00:00", "1.5", None), ("soon", "much", None)]
+
+
+@pytest.mark.parametrize("end", ["jsonl", "parquet"])
+def test_a_field_may_lie_in_a_column_whose_name_has_dots(tmp_path, inputs, end):
+    """In files of every kind."""
+    rows = [{"id": 1, "a.b": {"c.d": "red"}}, {"id": 2, "a.b": None}]
+    if end == "jsonl":
+        inputs.jsonl(tmp_path / "a.jsonl", rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    names = ("id", "a.b.c.d")
+    assert rows_of(tmp_path, *names, text="a.b.c.d") == [(1, "red", None), (2, None, None)]
 
 
 NAMES = ["photos [2021]", "a b", "50%20off", "c#d", "line\nend", os.fsdecode(b"latin-\xe9")]

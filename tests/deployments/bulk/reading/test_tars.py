@@ -3,10 +3,13 @@
 import gzip
 import io
 import tarfile
+from unittest.mock import Mock
 
 import pytest
 
+from deployments.bulk.reading import tars
 from deployments.bulk.reading.blocks import cut_input
+from deployments.bulk.reading.tables import BlockReader, Layout
 from tests.deployments.bulk.reading.reading import read_all, read_plan
 
 MEMBERS = {
@@ -72,6 +75,20 @@ def test_hidden_members_links_and_capitals(tmp_path):
     assert "links to 'gone.png'" in table["error"].to_pylist()[3]
 
 
+def test_a_worker_of_several_looks_at_a_tar_once(tmp_path, inputs, monkeypatch):
+    """Samples of blocks that others read are passed over unread."""
+    path = inputs.tar(tmp_path / "a.tar", {f"{i}.txt": str(i).encode() for i in range(20)})
+    plan = cut_input(str(path), 3)
+    looking, reading = (Mock(wraps=x) for x in (tars._samples, tars._row))
+    monkeypatch.setattr(tars, "_samples", looking)
+    monkeypatch.setattr(tars, "_row", reading)
+    reader = BlockReader(Layout.choose(plan, None, None, ("key",)))
+    for number in (0, 2, 6, 1):  # a lost worker's block comes late
+        keys = [str(i) for i in range(20)][number * 3 : number * 3 + 3]
+        assert reader.read(plan.blocks[number])["key"].to_pylist() == keys
+    assert (looking.call_count, reading.call_count) == (2, 11)
+
+
 def test_several_images_of_a_sample_are_named(tmp_path, inputs):
     """It is an error that says how to choose; a chosen one is read."""
     members = {"v1.2.png": b"two", "v1.3.png": b"three", "b.left.jpg": b"left", "b.cls": b"7"}
@@ -100,3 +117,27 @@ def test_of_a_tar_that_is_cut_off_what_is_whole_is_read(tmp_path, inputs):
     images = table["image"].to_pylist()
     assert images == [b"A" * 700, b"B" * 700, b"C" * 700, b"A" * 700, None]
     assert "cut off" in table["error"].to_pylist()[4]
+
+
+@pytest.mark.parametrize("place", ["before a header", "within a header", "a broken header", "tars"])
+def test_what_the_end_of_a_tar_keeps_back_is_named(tmp_path, inputs, place):
+    """Python's reader stops there without a word; so it does where two tars were put together."""
+    data = inputs.tar(tmp_path / "a.tar", {"a.txt": b"a" * 600, "b.txt": b"b"}).read_bytes()
+    header = 3 * 512  # of the second member
+    data, fault = {
+        "before a header": (data[:header], "cut off"),
+        "within a header": (data[: header + 100], "cut off"),
+        "a broken header": (data[:header] + b"?" * 512 + data[header + 512 :], "byte 1,536"),
+        "tars": (data * 2, "byte 2,560"),
+    }[place]
+    (tmp_path / "a.tar").write_bytes(data)
+    plan = cut_input(str(tmp_path), 10)
+    assert fault in plan.lost[str(tmp_path / "a.tar")]
+    keys = ["a", "b"] if place == "tars" else ["a"]
+    assert read_plan(plan)["key"].to_pylist() == keys
+
+
+def test_the_key_of_a_sample_is_its_name(tmp_path, inputs):
+    """Whatever its members are called, and where a tar was packed one folder further down."""
+    path = inputs.tar(tmp_path / "a.tar", {"../a.txt": b"one", "../a.key": b"other"})
+    assert columns(read_all(path), "key", "text") == [("../a", "one")]

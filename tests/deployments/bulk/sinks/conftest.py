@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from deployments.bulk.sinks.choose import open_store
+from deployments.bulk.sinks.store import Store
+
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -32,3 +35,11 @@ def url_in(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], st
         return f"qdrant://{tmp_path}/qdrant?collection=rows"
 
     return make
+
+
+@pytest.fixture(params=("lance", "postgres", "qdrant"))
+def store(request: pytest.FixtureRequest, url_in: Callable[[str], str]) -> Store:
+    """A database without tables of this test."""
+    found = open_store(url_in(request.param))
+    assert found is not None
+    return found

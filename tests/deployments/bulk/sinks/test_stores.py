@@ -1,5 +1,3 @@
-import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -8,64 +6,19 @@ import pyarrow as pa
 import pytest
 
 from deployments.bulk.columns import encode, vector_columns
-from deployments.bulk.identity import Identity
-from deployments.bulk.options import EmbedOptions
-from deployments.bulk.output import OutputFolder
-from deployments.bulk.reading.tables import Layout
-from deployments.bulk.sinks.choose import open_output, open_store
-from deployments.bulk.sinks.store import Store, StoreOutput
+from deployments.bulk.sinks.choose import open_store
+from deployments.bulk.sinks.store import Store
 from deployments.model.errors import OptionError
-
-STORES = ("lance", "postgres", "qdrant")
-WIDTH = 16
-IDENTITY = Identity("m", "abc", WIDTH, "float32", "", "native", "{}", "{}", "", False, "{}", "123")
-KINDS = {
-    "row": pa.int64(),
-    "id": pa.string(),
-    "n": pa.int64(),
-    "more": pa.struct({"x": pa.float64()}),
-}
-UrlIn = Callable[[str], str]
-
-
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, url_in: UrlIn) -> Store:
-    """A database without tables of this test."""
-    found = open_store(url_in(request.param))
-    assert found is not None
-    return found
-
-
-def output_in(store: Store, part: pa.DataType | None = None, size: int = WIDTH) -> StoreOutput:
-    kind = pa.list_(part or pa.float32(), size)
-    return StoreOutput(store, KINDS, "id", {"text_embedding": kind})
-
-
-def vectors(count: int, seed: int = 0) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def block(ids: list[str | None], first: int = 0, seed: int = 0) -> pa.Table:
-    """Rows of a block; the last has an error in place of a vector."""
-    rows = dict(enumerate(vectors(len(ids), seed)[:-1]))
-    return pa.table(
-        {
-            "row": range(first, first + len(ids)),
-            "id": pa.array(ids, pa.string()),
-            "n": range(first, first + len(ids)),
-            "more": [{"x": math.nan}] * len(ids),
-            "text_embedding": vector_columns(rows, len(ids), WIDTH, "float32")[0],
-            "error": pa.array([None] * (len(ids) - 1) + ["bad\0"], pa.string()),
-        }
-    )
-
-
-def rows_of(store: Store) -> dict[object, dict[str, object]]:
-    """Return the rows by id; fails where an id is there twice."""
-    rows = store.rows("")
-    assert len({row["id"] for row in rows}) == len(rows)
-    return {row["id"]: row for row in rows}
+from tests.deployments.bulk.sinks.rows import (
+    IDENTITY,
+    KINDS,
+    WIDTH,
+    UrlIn,
+    block,
+    output_in,
+    rows_of,
+    vectors,
+)
 
 
 def test_a_block_written_twice_is_there_once(store: Store) -> None:
@@ -98,36 +51,6 @@ def test_writers_at_the_same_time_double_nothing(store: Store) -> None:
     assert sorted(rows_of(store)) == sorted({x for ids in blocks for x in ids})
 
 
-def test_rows_without_an_id_of_their_own_are_counted(store: Store) -> None:
-    """Of equal ids in one block the last stays."""
-    output = output_in(store)
-    output.begin(IDENTITY, resume=False)
-    output.write(0, block(["a", None, "b", "a", "d"]), 1, IDENTITY)
-    rows = rows_of(store)
-    assert sorted(rows) == ["a", "b", "d"]
-    assert rows["a"]["n"] == 3
-    assert output.missing(5, IDENTITY) == 2
-
-
-@pytest.mark.parametrize("name", ["lance", "postgres"])
-def test_the_last_of_equal_ids_stays_whichever_block_is_written_first(
-    name: str, url_in: UrlIn
-) -> None:
-    """Qdrant cannot tell; there it is the block that was written last."""
-    store = open_store(url_in(name))
-    assert store is not None
-    output = output_in(store)
-    output.begin(IDENTITY, resume=False)
-    output.write(1, block(["a", "c"], 10), 1, IDENTITY)
-    output.write(0, block(["a", "b"], 0), 1, IDENTITY)
-    assert rows_of(store)["a"]["n"] == 10
-    second = replace(IDENTITY, input="456")  # another job writes over all the same
-    output.begin(second, resume=False)
-    output.write(0, block(["a", "e"], 0), 1, second)
-    assert rows_of(store)["a"]["n"] == 0
-    assert output.missing(4, IDENTITY) == 2
-
-
 @pytest.mark.parametrize("field", ["fingerprint", "dimensions", "precision", "task"])
 def test_vectors_that_do_not_compare_are_refused(store: Store, field: str) -> None:
     """Another input is welcome in the same table, another model is not."""
@@ -149,6 +72,16 @@ def test_a_table_of_somebody_else_is_refused(store: Store) -> None:
         output_in(store).begin(IDENTITY, resume=False)
 
 
+@pytest.mark.parametrize("name", ["postgres", "lance"])
+def test_a_column_of_another_type_is_refused(name: str, url_in: UrlIn) -> None:
+    """PostgreSQL took whole numbers for floats bit by bit: 2 was 1e-323."""
+    store = open_store(url_in(name))
+    assert store is not None
+    replace(output_in(store), kept=KINDS | {"n": pa.float64()}).begin(IDENTITY, resume=False)
+    with pytest.raises(OptionError, match="other types for them: n; name another"):
+        output_in(store).begin(replace(IDENTITY, input="456"), resume=False)
+
+
 @pytest.mark.parametrize(("name", "precision"), [("postgres", "int8"), ("qdrant", "binary")])
 def test_a_precision_that_a_database_lacks_is_refused(
     name: str, precision: str, url_in: UrlIn
@@ -159,6 +92,17 @@ def test_a_precision_that_a_database_lacks_is_refused(
     part = {"int8": pa.int8(), "binary": pa.uint8()}[precision]
     with pytest.raises(OptionError, match="use --precision"):
         output_in(store, part, WIDTH).begin(IDENTITY, resume=False)
+
+
+def test_bytes_of_one_length_are_bytes(url_in: UrlIn) -> None:
+    """Not the text that Python shows for them."""
+    store = open_store(url_in("postgres"))
+    assert store is not None
+    output = replace(output_in(store), kept=KINDS | {"id": pa.binary(2)})
+    output.begin(IDENTITY, resume=False)
+    ids = pa.array([b"a\0", b"b\0"], pa.binary(2))
+    output.write(0, block(["a", "b"]).set_column(1, "id", ids), 1, IDENTITY)
+    assert {row["id"] for row in store.rows("")} == {b"a\0", b"b\0"}
 
 
 def test_postgres_finds_neighbours_as_numpy_does(url_in: UrlIn) -> None:
@@ -232,18 +176,3 @@ def test_a_database_that_does_not_answer_is_named() -> None:
         assert store is not None
         with pytest.raises(OptionError, match="cannot be reached"):
             output_in(store).begin(IDENTITY, resume=False)
-
-
-def test_a_database_needs_an_id_and_int8_rows_their_scales(
-    make_options: Callable[..., EmbedOptions],
-) -> None:
-    """Lance holds every precision; a folder needs no id."""
-    options = make_options(text="text", precision="int8")
-    layout = Layout("text", None, ("id",), {"text": pa.string(), "id": pa.string()})
-    with pytest.raises(OptionError, match="--id"):
-        open_output("rows.lance", layout, options, None)
-    assert isinstance(open_output("rows", layout, options, None), OutputFolder)
-    output = open_output("rows.lance", layout, options, "id")
-    assert isinstance(output, StoreOutput)
-    names = ["row", "id", "text_embedding", "text_scale", "error", "fingerprint", "job"]
-    assert output.schema.names == names
