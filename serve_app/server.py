@@ -48,7 +48,8 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
 
     from serve_app import launch
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    log = logging.getLogger("ray.serve")
+    log.setLevel(logging.WARNING)
     # A local cluster has as many CPUs as the replicas ask for: on a small machine they share.
     cpus = max(needed_cpus(config), os.cpu_count() or 1)
     with explained(), _for_replicas():
@@ -65,6 +66,8 @@ def running(config: AppConfig, ingress: Ingress) -> Iterator[str]:
         yield ingress.url
         launch.drain(config.router.timeout_s)
     finally:
+        # Threads of Serve's handles go on, and would tell that there is no Ray any more.
+        log.setLevel(logging.CRITICAL + 1)
         ray.shutdown()
 
 
