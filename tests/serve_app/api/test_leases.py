@@ -68,6 +68,22 @@ async def test_a_key_within_its_rate_is_never_refused():
     assert cluster.calls < 2400 / 3
 
 
+async def test_few_requests_at_many_routers_use_up_no_more_than_they_are():
+    """Five a second over twelve Routers, of ten allowed: a minute's burst is there all the time."""
+    cluster = Cluster(12)
+    assert await cluster.send(300, 5 / 12, 600) == 1500
+    burst = [await router.take(KEY, 600) for router in cluster.routers for _ in range(60)]
+    assert burst.count(0) == pytest.approx(600, rel=0.05)  # what Routers have leased comes on top
+
+
+async def test_no_more_is_given_back_than_was_taken():
+    """Slow requests first, so that leases are given back; then as many as ever are let in."""
+    cluster = Cluster(4)
+    await cluster.send(60, 1, 600)
+    await cluster.send(60, 40, 600)
+    assert await cluster.send(120, 40, 600) == pytest.approx(1200, rel=0.05)
+
+
 async def test_a_full_key_is_refused_without_a_call():
     """Until the next request can be had, the books are not asked again."""
     cluster = Cluster(1)
@@ -104,6 +120,19 @@ async def test_without_the_books_each_router_goes_on_with_its_share():
     alone = cluster.alone
     assert await cluster.send(60, 40, 600) == pytest.approx(600, rel=0.05)
     assert cluster.alone == alone
+
+
+async def test_a_share_below_one_lets_requests_in():
+    """Without the books, two a minute over four Routers are one every two minutes at each."""
+    cluster = Cluster(4)
+    for router in cluster.routers:
+        await router.take(KEY, 2)
+    last, cluster.lost = cluster.routers[3], True
+    let_in = 0
+    for _ in range(601):
+        cluster.now_s += 1
+        let_in += await last.take(KEY, 2) == 0
+    assert let_in == pytest.approx(5, abs=1)
 
 
 async def test_books_that_do_not_answer_cost_one_wait(monkeypatch):
