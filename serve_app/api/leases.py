@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 logger = logging.getLogger("ray.serve")
 
@@ -215,17 +215,20 @@ class Rate(Share):
 
 def ask_actor() -> Ask:
     """Return what asks the actor beside this deployment, for one Router; found anew if lost."""
-    handle, router = None, uuid.uuid4().hex
+    router = uuid.uuid4().hex
+    found: asyncio.Future[Any] | None = None  # Any: an actor's handle
 
     async def ask(method: str, *arguments: str | int) -> tuple[float, ...]:
-        nonlocal handle
+        nonlocal found
         from ray import serve
 
+        if found is None:  # a thread, and one of them: without a head node this takes a minute
+            found = asyncio.ensure_future(asyncio.to_thread(serve.get_deployment_actor, BOOKS))
         try:
-            handle = handle or serve.get_deployment_actor(BOOKS)
+            handle = await asyncio.shield(found)
             told: tuple[float, ...] = await getattr(handle, method).remote(router, *arguments)
         except Exception:
-            handle = None
+            found = None
             raise
         return told
 

@@ -1,10 +1,12 @@
 """A key's rate over several Routers: leased, held together, and without the books by shares."""
 
 import asyncio
+import threading
+from types import SimpleNamespace
 
 import pytest
 
-from serve_app.api.leases import CALL_TIMEOUT_S, LEASE_S, RETRY_S, Books, Rate
+from serve_app.api.leases import BOOKS, CALL_TIMEOUT_S, LEASE_S, RETRY_S, Books, Rate, ask_actor
 
 KEY = "k"
 
@@ -149,6 +151,53 @@ async def test_books_that_do_not_answer_cost_one_wait(monkeypatch):
     waits = [await router.take(KEY, 600) for _ in range(20)]
     assert len(calls) == 1
     assert all(0 < wait_s <= 60 / 600 for wait_s in waits)
+
+
+async def test_books_are_looked_up_beside_the_requests(monkeypatch):
+    """Without Ray's head node that takes a minute: the event loop goes on, and it is done once."""
+    gate, looked_up = threading.Event(), []
+
+    async def lease(_router: str, *_arguments: str | int) -> tuple[float, ...]:
+        return 1, 0.0, 1
+
+    def look_up(name: str) -> object:
+        looked_up.append(name)
+        gate.wait(2)
+        return SimpleNamespace(lease=SimpleNamespace(remote=lease))
+
+    monkeypatch.setattr("ray.serve.get_deployment_actor", look_up)
+    ask = ask_actor()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask("lease", KEY, 60), 0.01)
+    gate.set()
+    assert await ask("lease", KEY, 60) == (1, 0.0, 1)
+    assert looked_up == [BOOKS]
+
+
+async def test_books_that_are_lost_are_looked_up_anew(monkeypatch):
+    """An actor that was started again is another."""
+    found = [ConnectionError("not yet"), "dead", "new"]
+
+    def look_up(_name: str) -> object:
+        which = found.pop(0)
+        if isinstance(which, Exception):
+            raise which
+
+        async def lease(*_arguments: str | int) -> tuple[float, ...]:
+            if which == "dead":
+                raise ConnectionError(which)
+            return 1, 0.0, 1
+
+        return SimpleNamespace(lease=SimpleNamespace(remote=lease))
+
+    monkeypatch.setattr("ray.serve.get_deployment_actor", look_up)
+    ask = ask_actor()
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await ask("lease", KEY, 60)
+    assert [await ask("lease", KEY, 60) for _ in range(2)] == [(1, 0.0, 1)] * 2
+    assert not found
 
 
 async def test_other_keys_have_their_own_rates():
