@@ -144,7 +144,8 @@ class Router:
             ServiceError: too much is outstanding, a tower is gone, or the time is up.
         """
         options = Options(task, dimensions, normalized, truncate, lane, timeout_s, partial)
-        return await self._answer(items, options, fingerprint)
+        answer, _ = await self._answer(items, options, fingerprint)
+        return answer
 
     async def _answer(
         self,
@@ -152,8 +153,8 @@ class Router:
         options: Options,
         fingerprint: str | None,
         num_labels: int = 0,
-    ) -> Embeddings:
-        """Embed items, of which the last may be labels."""
+    ) -> tuple[Embeddings, float]:
+        """Embed items, of which the last may be labels; gives the scale of scores too."""
         if self._draining:
             raise TowerUnavailableError("this service is stopping; send the request to another")
         with self.metrics.refusals():
@@ -168,9 +169,12 @@ class Router:
                 async with asyncio.timeout(limit_s) as deadline:
                     await self._fingerprints.check(wanted)
                     parts = await self._embed(parsed, options, deadline.when() or 0, tolerance)
+                    answered_by = parts.made_by(self._fingerprints)
+                    scale = 1.0
+                    if options.logit_scale:
+                        scale = await self._fingerprints.logit_scale(dict(answered_by)["text"])
             except TimeoutError:
                 raise DeadlineError(f"not done within {limit_s:g} s; send less or retry") from None
-            answered_by = parts.made_by(self._fingerprints)
             refuse_others(answered_by, wanted)  # a tower may have been replaced meanwhile
             if num_labels:
                 parts.check_comparable()
@@ -184,7 +188,7 @@ class Router:
                 tuple(sorted(x for request in parts.requests for x in request.replicas)),
             )
             tally.note(answer)
-        return answer
+        return answer, scale
 
     async def classify(
         self,
@@ -217,8 +221,7 @@ class Router:
             read = Labels.read(labels, most)
             both = with_labels(items, read, most)
         options = Options(None, None, True, truncate, lane, timeout_s, partial, logit_scale)
-        answer = await self._answer(both, options, fingerprint, len(read.texts))
-        scale = await self._fingerprints.logit_scale(answer.fingerprint) if logit_scale else 1.0
+        answer, scale = await self._answer(both, options, fingerprint, len(read.texts))
         return classified(answer, read, scale)
 
     async def fingerprints(self) -> dict[str, str]:

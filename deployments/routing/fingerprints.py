@@ -52,18 +52,17 @@ class Fingerprints:
         """Return the trained scale of the text tower that made an answer's rows.
 
         Args:
-            made_by: the fingerprint in the answer.
+            made_by: the fingerprint of the text tower in the answer.
 
         Raises:
             TowerUnavailableError: none with it answers: it is being replaced.
         """
-        if self._scales.keys().isdisjoint(made_by.split()):
+        if made_by not in self._scales:
             told, scale = await self._clients["text"].logit_scale()
-            self._scales = {f"text:{self.combined(told)}": scale}
-        found = [self._scales[part] for part in made_by.split() if part in self._scales]
-        if not found:
+            self._scales = {self.combined(told): scale}
+        if made_by not in self._scales:
             raise TowerUnavailableError("the text tower is being replaced; retry shortly")
-        return found[0]
+        return self._scales[made_by]
 
     async def check(self, wanted: Mapping[str, str]) -> None:
         """Refuse a request for rows of another fingerprint before any work is done.

@@ -11,6 +11,7 @@ from deployments.errors import BodyTooLargeError, RequestError, UnsupportedCodin
 
 MAX_CODINGS = 2  # one on top of another
 MAX_MEMBERS = 1024  # of a gzip file
+AT_ONCE_BYTES = 64 * 1024  # given to zlib
 GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -58,10 +59,12 @@ def taken() -> tuple[str, ...]:
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
     """Read a gzip file, whose members follow each other."""
     parts: list[bytes] = []
+    rest, size = memoryview(body), 0
     for _ in range(MAX_MEMBERS):
-        part, body = _inflate(body, GZIP, max_bytes - sum(map(len, parts)))
+        part, rest = _inflate(rest, GZIP, max_bytes, size)
         parts.append(part)
-        if not body.strip(b"\0"):
+        size += len(part)
+        if not rest or (rest[0] == 0 and not rest.tobytes().strip(b"\0")):
             return b"".join(parts)
     raise zlib.error(f"more than {MAX_MEMBERS} members")
 
@@ -69,21 +72,27 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
 def _deflate(body: bytes, max_bytes: int) -> bytes:
     """Read zlib's format, or the bare stream that some clients send under the same name."""
     try:
-        data, rest = _inflate(body, ZLIB, max_bytes)
+        data, rest = _inflate(memoryview(body), ZLIB, max_bytes)
     except zlib.error:
-        data, rest = _inflate(body, RAW, max_bytes)
+        data, rest = _inflate(memoryview(body), RAW, max_bytes)
     if rest:
         raise zlib.error("something follows its end")
     return data
 
 
-def _inflate(body: bytes, form: int, max_bytes: int) -> tuple[bytes, bytes]:
-    stream = zlib.decompressobj(form)
-    data = stream.decompress(body, max_bytes + 1)
-    _check(data, max_bytes)
-    if not stream.eof:
-        raise zlib.error("it is cut off")
-    return data, stream.unused_data
+def _inflate(
+    body: memoryview, form: int, max_bytes: int, before: int = 0
+) -> tuple[bytes, memoryview]:
+    """Return what a stream holds, and what follows its end; so many bytes came before it."""
+    stream, parts, size = zlib.decompressobj(form), [], before
+    for start in range(0, len(body), AT_ONCE_BYTES):  # zlib copies what follows of a piece
+        piece = body[start : start + AT_ONCE_BYTES]
+        parts.append(stream.decompress(piece, max_bytes + 1 - size))
+        size += len(parts[-1])
+        _check(size, max_bytes)
+        if stream.eof:
+            return b"".join(parts), body[start + len(piece) - len(stream.unused_data) :]
+    raise zlib.error("it is cut off")
 
 
 def _unzstd(body: bytes, max_bytes: int) -> bytes:
@@ -94,16 +103,16 @@ def _unzstd(body: bytes, max_bytes: int) -> bytes:
             data: bytes = stream.read(max_bytes + 1)
     except pa.ArrowException as error:
         raise OSError(str(error)) from None
-    return _check(data, max_bytes)
+    _check(len(data), max_bytes)
+    return data
 
 
-def _check(data: bytes, max_bytes: int) -> bytes:
-    if len(data) > max_bytes:
+def _check(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
         raise BodyTooLargeError(
             f"the body is larger than {max_bytes:,} bytes once it is unpacked; send fewer or "
             "smaller items"
         )
-    return data
 
 
 Reader = Callable[[bytes, int], bytes]

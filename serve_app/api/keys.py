@@ -143,7 +143,9 @@ class KeyRing:
         """
         most = key.max_items_per_request
         if most is not None and num_items > most:
-            raise RequestTooLargeError(f"{num_items:,} items; this API key may send {most:,}")
+            raise RequestTooLargeError(
+                f"{num_items:,} items; this API key may send {most:,} in one request: split it"
+            )
         allowance = self._allowances.get(key.sha256)
         if allowance is None:
             shares = self._ask, self._on_alone, self._clock
@@ -152,7 +154,9 @@ class KeyRing:
         most = key.max_concurrent_requests
         if most is not None and not await allowance.slots.take(key.sha256, most):
             raise OverloadedError(
-                f"this API key has the {most} requests under way that it may have", BUSY_RETRY_S
+                f"this API key may have {most} requests under way at once; retry in "
+                f"{BUSY_RETRY_S:g} s",
+                BUSY_RETRY_S,
             )
         try:
             if key.requests_per_minute is not None:

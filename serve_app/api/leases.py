@@ -1,8 +1,8 @@
 """Limits of API keys that hold for all Routers together.
 
 One actor beside the Routers keeps the books and hands out leases: of a rate a second's worth of
-requests at a time, of requests under way so many slots, so that few requests need a call. Without
-it each Router goes on with its share.
+requests at a time, whose rest comes back with the next call; of requests under way so many slots.
+So few requests need a call. Without it each Router goes on with its share.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 logger = logging.getLogger("ray.serve")
 
@@ -52,7 +52,10 @@ class Held(NamedTuple):
 
 
 class Bucket:
-    """Requests of a key, refilled evenly up to a minute's; full at first, or empty at a time."""
+    """Requests of a key, refilled evenly up to a minute's, but one at least.
+
+    It is full at first, or empty at a time.
+    """
 
     def __init__(self, empty_s: float = float("-inf")) -> None:
         self._left = 0.0
@@ -60,13 +63,18 @@ class Bucket:
 
     def take(self, per_minute: float, wanted: int, now_s: float) -> tuple[int, float]:
         """Take up to so many; return how many, or 0 and the seconds until there is one."""
-        self._left = min(per_minute, self._left + (now_s - self._seen_s) * per_minute / 60)
+        most = max(per_minute, 1.0)
+        self._left = min(most, self._left + (now_s - self._seen_s) * per_minute / 60)
         self._seen_s = now_s
         if self._left < 1:
             return 0, (1 - self._left) * 60 / per_minute
         taken = min(int(self._left), wanted)
         self._left -= taken
         return taken, 0.0
+
+    def give_back(self, unused: int) -> None:
+        """Put back what was taken and not used."""
+        self._left += unused
 
 
 class Books:
@@ -80,8 +88,10 @@ class Books:
         self._slots: dict[str, dict[str, tuple[int, float]]] = {}  # by key and Router; since when
         self._short_s: dict[str, float] = {}
 
-    def lease(self, router: str, key: str, per_minute: int, had_some: bool) -> Lease:
-        """Give a Router up to a second's worth of a key's requests.
+    def lease(
+        self, router: str, key: str, per_minute: int, unused: int = 0, had_some: bool = False
+    ) -> Lease:
+        """Give a Router up to a second's worth of a key's requests, for its last lease's rest.
 
         Where it had some of these before and these books do not know the key, they are new: what
         is left of the key's minute is not known, and taken to be nothing.
@@ -90,6 +100,7 @@ class Books:
         if key not in self._buckets:
             self._buckets[key] = Bucket(now_s) if had_some else Bucket()
         bucket = self._buckets[key]
+        bucket.give_back(unused)
         requests, wait_s = bucket.take(per_minute, max(per_minute // 60, 1), now_s)
         return Lease(requests, wait_s, len(self._heard))
 
@@ -200,12 +211,12 @@ class Rate(Share):
 
     async def _renew(self, key: str, per_minute: int) -> None:
         alone_until_s = self._alone_until_s
-        lease = await self._told(Lease, "lease", key, per_minute, self._had_some)
+        unused, self._left = self._left, 0
+        lease = await self._told(Lease, "lease", key, per_minute, unused, self._had_some)
         now_s = self._clock()
         if lease is None:
             if alone_until_s < now_s - 2 * RETRY_S:
                 self._own = Bucket(now_s)  # this minute's requests may all have been taken
-            self._left = 0
             return
         self._had_some = True
         self._left, self._until_s = lease.requests, now_s + LEASE_S
@@ -214,17 +225,20 @@ class Rate(Share):
 
 def ask_actor() -> Ask:
     """Return what asks the actor beside this deployment, for one Router; found anew if lost."""
-    handle, router = None, uuid.uuid4().hex
+    router = uuid.uuid4().hex
+    found: asyncio.Future[Any] | None = None  # Any: an actor's handle
 
     async def ask(method: str, *arguments: str | int) -> tuple[float, ...]:
-        nonlocal handle
+        nonlocal found
         from ray import serve
 
+        if found is None:  # a thread, and one of them: without a head node this takes a minute
+            found = asyncio.ensure_future(asyncio.to_thread(serve.get_deployment_actor, BOOKS))
         try:
-            handle = handle or serve.get_deployment_actor(BOOKS)
+            handle = await asyncio.shield(found)
             told: tuple[float, ...] = await getattr(handle, method).remote(router, *arguments)
         except Exception:
-            handle = None
+            found = None
             raise
         return told
 

@@ -64,12 +64,12 @@ class Slots(Share):
     async def _ask_for_more(self, key: str) -> None:
         if self.under_way < self._slots or self._full_until_s > self._clock():
             return  # another request has just asked
+        if self._keeper is None:  # before the books are asked: who asks may leave meanwhile
+            self._keeper = asyncio.create_task(self._keep(key))
         spare = 0 if self._is_scarce else 1 + self._slots // 4
         await self._hold(key, min(self.under_way + self._waiting + spare, self._limit))
         if self.under_way >= self._slots:
             self._full_until_s = self._clock() + KEPT_SCARCE_S
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep(key))
 
     async def _hold(self, key: str, wanted: int) -> None:
         self._slots = min(self._slots, wanted)  # what is given back is not used meanwhile
@@ -83,10 +83,12 @@ class Slots(Share):
     async def _keep(self, key: str) -> None:
         """Tell the books what is needed still, until it is nothing."""
         try:
-            while self._slots or self.under_way:
+            has_some = True
+            while has_some:
                 await asyncio.sleep(KEPT_SCARCE_S if self._is_scarce else KEPT_S)
                 async with self._asking:
                     await self._hold(key, max(self._most, self.under_way))
                     self._most = self.under_way
+                has_some = self._slots > 0 or self.under_way > 0
         finally:
             self._keeper = None

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from deployments.errors import RequestError, TowerUnavailableError
+from deployments.errors import DeadlineError, RequestError, TowerUnavailableError
 from deployments.model.errors import ImageError, OptionError, TextTooLongError
 from tests.deployments.fake_towers import Served
 
@@ -123,3 +123,14 @@ async def test_the_trained_scale_is_that_of_the_tower_that_made_the_rows():
     with pytest.raises(TowerUnavailableError, match="being replaced"):
         await router.classify(["a"], LABELS, logit_scale=True)
     await router.classify(["a"], LABELS)  # without it none is needed
+
+
+async def test_the_trained_scale_is_waited_for_no_longer_than_the_request():
+    """The rows are kept here, but the tower that knows the scale does not answer."""
+    served = Served()
+    await served.router.classify(["a"], LABELS)
+    served.text.gate.clear()
+    await served.router.classify(["a"], LABELS)
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineError, match=r"not done within 0\.05 s"):
+            await served.router.classify(["a"], LABELS, logit_scale=True, timeout_s=0.05)

@@ -57,8 +57,19 @@ def test_members_count_together_against_the_limit():
     """A thousand small members are one body; one at the limit passes."""
     at_limit = gzip.compress(bytes(LIMIT // 2)) * 2
     assert len(decoded(at_limit, ["gzip"], LIMIT)) == LIMIT
-    with pytest.raises(BodyTooLargeError):
+    with pytest.raises(BodyTooLargeError, match="larger than 10,000 bytes"):
         decoded(at_limit + gzip.compress(b"x"), ["gzip"], LIMIT)
+
+
+def test_what_follows_a_member_is_not_copied_for_each():
+    """A thousand members before 8 MiB: copied for each of them that took seconds."""
+    body = gzip.compress(b"x") * 1000 + b"x" * (8 << 20)
+    tracemalloc.start()
+    with pytest.raises(RequestError, match="gzip"):
+        decoded(body, ["gzip"], LIMIT)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 @pytest.mark.parametrize(

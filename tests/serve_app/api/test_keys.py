@@ -149,11 +149,11 @@ async def test_a_key_has_so_many_requests_under_way_and_so_many_items(write):
     """Further requests are refused until one ends, however it ends."""
     keys = ring(write([entry("a", "one", max_concurrent_requests=1, max_items_per_request=8)]))
     key = keys.find("Bearer one")
-    with pytest.raises(RequestTooLargeError):
+    with pytest.raises(RequestTooLargeError, match="9 items; this API key may send 8 in one"):
         async with keys.admit(key, 9):
             pass
     async with keys.admit(key, 8):
-        with pytest.raises(OverloadedError):
+        with pytest.raises(OverloadedError, match="1 requests under way at once; retry in 1 s"):
             async with keys.admit(key, 1):
                 pass
     with pytest.raises(KeyError):

@@ -43,6 +43,7 @@ class Cluster:
 
     def __init__(self, num_routers: int) -> None:
         self.calls, self.alone, self.lost = 0, 0, False
+        self.told = asyncio.Event()
         self.clock = asyncio.get_running_loop().time
         self.books = Books(self.clock)
         self.books._begun_s -= SLOTS_S
@@ -54,7 +55,10 @@ class Cluster:
             await asyncio.sleep(0)
             if self.lost:
                 raise ConnectionError("the actor is gone")
-            return (*getattr(self.books, method)(name, *arguments),)  # its classes are not ours
+            told = (*getattr(self.books, method)(name, *arguments),)  # its classes are not ours
+            self.told.set()
+            await asyncio.sleep(0.001)
+            return told
 
         return Slots(ask, self.count_alone, self.clock)
 
@@ -146,6 +150,21 @@ async def test_slots_are_leased_and_not_asked_for_by_each_request():
     calls = routers.calls
     await asyncio.sleep(5)
     assert routers.calls == calls, "a key that nobody uses costs nothing"
+
+
+@timeless
+async def test_a_caller_who_leaves_while_slots_are_asked_for_keeps_none():
+    """The books have given them, and nobody heard it: others have them within a second."""
+    cluster = Cluster(2)
+    first, second = cluster.routers
+    leaves = asyncio.create_task(first.take(KEY, 1))
+    await cluster.told.wait()
+    leaves.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaves
+    assert not await second.take(KEY, 1)
+    await asyncio.sleep(1)
+    assert await second.take(KEY, 1)
 
 
 @timeless
