@@ -55,12 +55,15 @@ def _model(value: object, info: ValidationInfo) -> str:
     return names[0]
 
 
-def _truncate(value: object, info: ValidationInfo) -> object:
+def _truncate(value: object, info: ValidationInfo) -> bool | Literal["start"]:
     """Read words for where a text is cut, or vLLM's number of tokens."""
-    if type(value) is not int:
-        return dialects.truncate(value)
+    cut = item_forms.whole(dialects.truncate(value))
+    if cut is True or cut is False or cut == "start":
+        return cut  # type: ignore[return-value]
+    if not isinstance(cut, int):
+        raise PydanticCustomError("enum", "choose true, false, NONE, END or START")
     limit = _served(info).architecture.text.max_tokens
-    if value not in (-1, limit):
+    if cut not in (-1, limit):
         raise PydanticCustomError(
             "enum",
             "texts are cut at the model's limit alone; send {limit}, or -1",
@@ -130,8 +133,8 @@ class ItemsRequest(BaseModel):
     ]
     """One text or image, or a list of them in any order."""
     truncate: Annotated[
-        StrictBool | Literal["start"],
-        BeforeValidator(
+        bool | Literal["start"],
+        PlainValidator(
             _truncate,
             json_schema_input_type=bool | Literal["NONE", "END", "START", "start"] | int,
         ),

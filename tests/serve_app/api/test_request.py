@@ -134,7 +134,8 @@ def test_headers_stand_for_the_fields_that_are_absent(served):
         ({"dimensions": 0}, "greater_than_equal", 0),
         ({"output_dimension": 5000}, "less_than_equal", 5000),
         ({"dimensions": 60, "encoding_format": "ubinary"}, "multiple_of", 60),
-        ({"truncation": "no"}, "bool_type", "'no'"),
+        ({"truncation": "no"}, "enum", "'no'"),
+        ({"truncate_prompt_tokens": 512}, "enum", 512),
         ({"task_type": "separation"}, "enum", "'separation'"),
         ({"embedding_types": ["float", "hex"]}, "enum", "'hex'"),
         ({"late_chunking": True}, "enum", True),
@@ -147,6 +148,13 @@ def test_a_refused_field_is_told_by_name_rule_and_value(parse, fields, kind, sho
         parse(**fields)
     assert error.value.field == next(iter(fields))
     assert (error.value.kind, error.value.value) == (kind, shown)
+
+
+@pytest.mark.parametrize("sent", ["no", {}, 1.5, []])
+def test_what_truncate_may_be_is_told_whole(parse, sent):
+    """The words of other APIs too, in place of the first of the forms that did not fit."""
+    with pytest.raises(FieldError, match="true, false, NONE, END or START"):
+        parse(truncate=sent)
 
 
 def test_what_a_client_sent_is_shortened_in_messages(parse):
@@ -163,6 +171,7 @@ def test_what_a_client_sent_is_shortened_in_messages(parse):
         ({"truncate": "NONE"}, "truncate", False),
         ({"truncate": "END"}, "truncate", True),
         ({"truncate": "Start"}, "truncate", "start"),
+        ({"truncate_prompt_tokens": -1.0}, "truncate", True),
         ({"input_type": "query"}, "task", "retrieval.query"),
         ({"input_type": "search_query"}, "task", "retrieval.query"),
         ({"input_type": "QUERY", "task": "retrieval.query"}, "task", "retrieval.query"),
