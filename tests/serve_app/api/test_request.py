@@ -238,5 +238,17 @@ def test_half_a_surrogate_pair_is_replaced_and_the_others_are_read(served, sent,
 
 def test_bytes_that_are_no_text_stay_refused(served):
     """Latin-1 is not guessed at."""
-    with pytest.raises(RequestError, match="not valid JSON"):
+    with pytest.raises(RequestError, match="not in UTF-8"):
         parse_body(b'{"input": "caf\xe9 \\ud83d"}', served)
+
+
+def test_a_byte_order_mark_does_no_harm(served):
+    """Windows puts one before a file of JSON."""
+    assert parse_body(b'\xef\xbb\xbf{"input": "a"}', served).items == [TextItem("a")]
+
+
+@pytest.mark.parametrize("coding", ["latin-1", "utf-16"])
+def test_a_body_in_another_coding_is_told_which_to_send(served, coding):
+    """PowerShell 5 sends Latin-1 where it is told nothing."""
+    with pytest.raises(RequestError, match="the body is not in UTF-8; send JSON in UTF-8"):
+        parse_body('{"input": "é"}'.encode(coding), served)
