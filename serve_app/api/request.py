@@ -263,7 +263,7 @@ def parse_as(
     from_headers = {
         field: header
         for header, field in HEADERS.items()
-        if field not in sent and header in headers
+        if field not in sent and headers.get(header)
     }
     sent |= {field: headers[header] for field, header in from_headers.items()}
     try:

@@ -121,6 +121,7 @@ def test_headers_stand_for_the_fields_that_are_absent(served):
     assert (request.lane, request.timeout_s) == ("bulk", 2.5)
     request = read({"priority": "interactive", "timeout_s": 1}, x_priority="bulk", x_timeout_s="2")
     assert (request.lane, request.timeout_s) == ("interactive", 1.0)
+    assert read({}, x_priority="", x_timeout_s="") == read({})
     for name, value in (("x_priority", "urgent"), ("x_timeout_s", "soon"), ("x_timeout_s", "-1")):
         with pytest.raises(FieldError, match=f"^{name.replace('_', '-')} is '{value}'") as error:
             read({}, **{name: value})
