@@ -59,7 +59,7 @@ def _truncate(value: object, info: ValidationInfo) -> bool | Literal["start"]:
     """Read words for where a text is cut, or vLLM's number of tokens."""
     cut = item_forms.whole(dialects.truncate(value))
     if cut is True or cut is False or cut == "start":
-        return cut  # type: ignore[return-value]
+        return cut
     if not isinstance(cut, int):
         raise PydanticCustomError("enum", "choose true, false, NONE, END or START")
     limit = _served(info).architecture.text.max_tokens
@@ -70,6 +70,11 @@ def _truncate(value: object, info: ValidationInfo) -> bool | Literal["start"]:
             {"limit": limit},
         )
     return True
+
+
+def _images(value: object) -> None:
+    if value:
+        raise PydanticCustomError("enum", "send each as an item of input, with the key image")
 
 
 def _late_chunking(value: object) -> bool:
@@ -126,6 +131,8 @@ class ItemsRequest(BaseModel):
     """`token_ids`: the lists of whole numbers in `input` are token ids of this model's own
     tokenizer.json. `query` and `search_query` are the task `retrieval.query`; `passage`,
     `document` and `search_document` are `retrieval.passage`. Other values are ignored."""
+    images: Annotated[None, PlainValidator(_images, json_schema_input_type=None)] = None
+    """Not a field here: an image is an item of `input`."""
     items: Annotated[
         list[Item],
         PlainValidator(_items, json_schema_input_type=item_forms.Input),

@@ -158,6 +158,14 @@ def test_what_truncate_may_be_is_told_whole(parse, sent):
         parse(truncate=sent)
 
 
+@pytest.mark.parametrize("others", [{}, {"input": None, "texts": ["a"]}])
+def test_images_in_a_field_of_their_own_are_not_passed_over(parse, others):
+    """Cohere's requests have one; a field that is ignored would be rows that are missing."""
+    with pytest.raises(FieldError, match="send each as an item of input"):
+        parse(images=["data:image/png;base64,aGk="], **others)
+    assert parse(images=[]).items == parse(images=None).items == [TextItem("a")]
+
+
 def test_what_a_client_sent_is_shortened_in_messages(parse):
     """A field that holds a whole document is not sent back as one."""
     for name in ("task", "model", "embedding_type", "modality", "priority"):
