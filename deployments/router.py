@@ -279,7 +279,7 @@ class Router:
                 requests.append(TextRequest(self._clients["text"], texts.items, tokens, *asked))
                 await requests[0].admit()
             sources = sources_of(items)
-            images.reserve(len(sources))
+            images.resize(len(sources))
             fetched = await self._preparer.fetch(sources, image_bytes)
             tolerance.check(fetched.failures)
             if fetched.items:

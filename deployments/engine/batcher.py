@@ -229,14 +229,14 @@ class Batcher(Generic[T, R]):
             self._batches_since_shrinking = 0
 
 
-async def within(terms: Terms, results: Awaitable[R]) -> R:
-    """Wait for results no longer than the caller does.
+async def within(terms: Terms, results: Awaitable[R], left_s: float = math.inf) -> R:
+    """Wait for results no longer than the caller does, of whose time so much may be left.
 
     Raises:
         DeadlineError: the time ran out; what has not begun is dropped.
     """
     try:
-        async with asyncio.timeout(terms.timeout_s):
+        async with asyncio.timeout(min(left_s, terms.timeout_s)):
             return await results
     except TimeoutError:
         raise DeadlineError(f"not done within {terms.timeout_s:.1f} s") from None

@@ -23,7 +23,7 @@ from deployments.engine.express import ExpressBatcher
 from deployments.engine.inputs import Inputs
 from deployments.engine.start import start
 from deployments.errors import DeadlineError, ServiceError
-from deployments.messages import ImageChunk, Lane, Terms, TextChunk, TowerRows
+from deployments.messages import ImageChunk, Lane, TextChunk, TowerRows
 from deployments.model.errors import EmbeddingError
 from deployments.model.output import Row, Rows
 
@@ -111,7 +111,7 @@ class TowerEngine(Generic[C, T]):
         if not call.done.is_set():
             left_s = max(0.0, call.expires_s - time.monotonic())
             try:
-                await within(Terms(chunk.terms.lane, left_s), call.done.wait())
+                await within(chunk.terms, call.done.wait(), left_s)
             except DeadlineError as error:
                 self._batcher.drop(call)
                 return error

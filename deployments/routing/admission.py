@@ -61,6 +61,9 @@ class Budget:
         limit: most units outstanding at once.
         bulk_share: the part of the limit that the lane `bulk` may hold.
         clock: monotonic seconds.
+
+    Attributes:
+        arrived_total: units of work that was there, in `Hold.arrive`, or was refused.
     """
 
     def __init__(
@@ -105,7 +108,8 @@ class Budget:
 
         Raises:
             RequestTooLargeError: more than the lane may ever hold.
-            OverloadedError: the budget is used up; says when to come back.
+            OverloadedError: the budget is used up; says when to come back. Such work has arrived:
+                the towers are scaled for it.
         """
         limit = self._limits[lane]
         if held + cost > limit:
@@ -113,12 +117,12 @@ class Budget:
                 f"the request needs {held + cost:,} {self._unit}; the server takes {limit:,} at "
                 f"once{' in the lane bulk' if lane == 'bulk' else ''}: split it"
             )
-        self.arrived_total += cost
         for used, most in (
             (self.outstanding, self._limits["interactive"]),
             (self._held[lane], limit),
         ):
             if used + cost > most:
+                self.arrived_total += cost
                 retry_s = self.drain_s(used)
                 raise OverloadedError(
                     f"{used:,} {self._unit} are outstanding and the limit is {most:,}; retry in "
@@ -154,7 +158,6 @@ class Hold:
 
     def __init__(self, budget: Budget, lane: Lane) -> None:
         self.units = 0
-        self._reserved = 0
         self._budget = budget
         self._lane = lane
         self._closed = False
@@ -164,18 +167,17 @@ class Hold:
         """The most that it may ever hold."""
         return self._budget.limit(self._lane)
 
-    def reserve(self, units: int) -> None:
-        """Hold so many units for work that may come to nothing: it has arrived with `resize`.
+    def arrive(self, units: int) -> None:
+        """Hold so many units from now on, for work that is there: it has arrived.
 
         Raises:
-            RequestTooLargeError, OverloadedError: see `Budget.admit`; refused work has arrived.
+            RequestTooLargeError, OverloadedError: see `Budget.admit`; it holds what it held.
         """
         self.resize(units)
-        self._reserved = units
-        self._budget.arrived_total -= units
+        self._budget.arrived_total += units
 
     def resize(self, units: int) -> None:
-        """Hold so many units from now on.
+        """Hold so many units from now on, for work that may come to nothing.
 
         Raises:
             RequestTooLargeError, OverloadedError: see `Budget.admit`; it holds what it held.
@@ -186,8 +188,7 @@ class Hold:
             self._budget.admit(units - self.units, self._lane, self.units)
         else:
             self._budget.give_back(self.units - units, self._lane)
-        self._budget.arrived_total += min(units, self._reserved)
-        self._reserved, self.units = 0, units
+        self.units = units
 
     def move(self, lane: Lane) -> None:
         """Hold the same in a lane that became known.

@@ -47,10 +47,15 @@ class Labels:
 
     @staticmethod
     def _texts(name: str, value: object) -> tuple[str, ...]:
-        if not _is_list(value) or not all(isinstance(x, str) and x.strip() for x in value):
+        if not _is_list(value):
             raise RequestError(
                 f"{name} is no list of texts; send two or more, or lists of them by name"
             )
+        for index, text in enumerate(value):
+            if not isinstance(text, str) or not text.strip():
+                raise RequestError(
+                    f"{name}[{index}] is {text!r:.40}; send a text that is not empty"
+                )
         if len(value) < 2 or len(set(value)) < len(value):
             raise RequestError(
                 f"{name} has {len(value)} labels, {len(set(value))} of them different; send two or "

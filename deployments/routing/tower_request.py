@@ -98,7 +98,7 @@ class TowerRequest(ABC, Generic[T]):
         metrics.reuse(self.client.name, "request", len(self._items) - len(self._places))
         metrics.reuse(self.client.name, "cache", len(self._known))
         missing = self._missing()
-        self._hold.resize(self._cost_of(missing))
+        self._hold.arrive(self._cost_of(missing))
         if missing:  # after it counts as work that has arrived, which wakes the tower
             await self.client.awake()
 
@@ -192,7 +192,7 @@ class TowerRequest(ABC, Generic[T]):
         """Replace what is known of items; the budget is asked for their cost once more."""
         places = {self.indices[place] for key in keys for place in self._places[key]}
         self.failures = {i: error for i, error in self.failures.items() if i not in places}
-        self._hold.resize(self._hold.units + self._cost_of(keys))
+        self._hold.arrive(self._cost_of(keys))  # all that it held is done
         await self._compute(keys)
 
     async def _send(self, keys: Sequence[Key]) -> None:

@@ -1,6 +1,7 @@
 """The HTTP routes: parse, call the Router, render. Runs inside the Router's replicas."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -156,6 +157,17 @@ async def _asked(request: Request, router: "Router", shape: type[R], hold: Hold,
         return await call(len(body), parse_as, shape, body, _served(router), request.headers)
 
 
+@asynccontextmanager
+async def _admitted(
+    request: Request, router: "Router", key: ApiKey, asked: ItemsRequest
+) -> AsyncIterator[None]:
+    """Hold a request to its key's limits for the length of the block."""
+    async with AsyncExitStack() as held:
+        with router.metrics.refusals():
+            await held.enter_async_context(_keys(request).admit(key, len(asked.items)))
+        yield
+
+
 def _lane(key: ApiKey, asked: ItemsRequest) -> Lane:
     """Return the lane of a request; a key may keep its caller out of the interactive one."""
     return "bulk" if "bulk" in (key.lane, asked.lane) else "interactive"
@@ -173,7 +185,7 @@ async def _embeddings(
             served.image_price_tokens,
             _body_type(request),
         )
-    async with _keys(request).admit(key, len(asked.items)):
+    async with _admitted(request, router, key, asked):
         answer = await router.embed(
             asked.items,
             asked.task,
@@ -196,7 +208,7 @@ async def _classification(
     """Answer `POST /v1/classify`."""
     with router.metrics.refusals():
         media_type = _body_type(request)
-    async with _keys(request).admit(key, len(asked.items)):
+    async with _admitted(request, router, key, asked):
         answer = await router.classify(
             asked.items,
             asked.labels,  # type: ignore[arg-type]  # the Router reads them

@@ -32,6 +32,7 @@ DATA_URI = re.compile(
     re.IGNORECASE,
 )
 PART_KEYS = ("url", "data")  # of an image that is an object itself: {"url": ...}, {"data": ...}
+SHOWN_KEYS = 4  # of an object that is refused
 TOKEN_IDS = (
     "looks like token ids, which a client may have made with another model's vocabulary; send "
     "text (langchain-openai: check_embedding_ctx_length=False), or set input_type to 'token_ids' "
@@ -198,9 +199,12 @@ def _tokens(index: int, value: object) -> TokenItem:
 
 
 def _refusal(index: int, value: object) -> RequestError:
+    what = type_of(value)
+    if isinstance(value, dict) and value:
+        some = list(value.items())[:SHOWN_KEYS]
+        what += f" with {', '.join(f'{name!r:.20}: {type_of(x)}' for name, x in some)}"
     return RequestError(
-        f'item {index} is {type_of(value)}; send a string, {{"text": string}} or '
-        f'{{"image": URL or base64}}'
+        f'item {index} is {what}; send a string, {{"text": string}} or {{"image": URL or base64}}'
     )
 
 

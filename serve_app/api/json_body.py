@@ -1,5 +1,9 @@
-"""The JSON object of a request's body, of bounded depth, emoji that were cut in two mended."""
+"""The JSON object of a request's body, of bounded depth, emoji that were cut in two mended.
 
+Lines of batches are read by it too: each is what HTTP would have of it.
+"""
+
+import codecs
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -27,8 +31,10 @@ def read_object(body: bytes, max_depth: int) -> dict[str, object]:
         RequestError: not JSON, not an object, or nested too deeply.
     """
     try:
-        data = _loads(body)
+        data = loads(body)
     except orjson.JSONDecodeError as error:
+        if not _is_utf8(body):
+            raise RequestError("the body is not in UTF-8; send JSON in UTF-8") from None
         raise RequestError(f"the body is not valid JSON: {error.msg}") from None
     if not isinstance(data, dict):
         raise RequestError(f"the body must be a JSON object, not {type_of(data)}")
@@ -40,12 +46,13 @@ def read_object(body: bytes, max_depth: int) -> dict[str, object]:
     raise RequestError(f"the body is nested more than {max_depth} levels deep")
 
 
-def _loads(body: bytes) -> object:
+def loads(body: bytes) -> object:
     """Read JSON; half a surrogate pair, as of an emoji cut in two, becomes U+FFFD.
 
     Raises:
         orjson.JSONDecodeError: not JSON.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -53,6 +60,14 @@ def _loads(body: bytes) -> object:
         if mended == body:
             raise
         return orjson.loads(mended)
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _whole_escape(found: re.Match[bytes]) -> bytes:

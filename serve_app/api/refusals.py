@@ -60,7 +60,7 @@ def refusal(error: ValidationError, from_headers: Mapping[str, str]) -> InputErr
     if kind == "missing":
         return RequestError("the field 'input' is missing; send a list of texts and images")
     name = from_headers.get(name, name)
-    hint = MUST_BE.get(kind, first["msg"]).format(**facts)
+    hint = MUST_BE[kind].format(**facts) if kind in MUST_BE else first["msg"]
     short = value if isinstance(value, (bool, int, float)) else shown(value)
     kind = "enum" if kind == "literal_error" else kind
     return FieldError(f"{name} is {shown(value)}; {hint}", name, kind, short)

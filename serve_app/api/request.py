@@ -55,18 +55,26 @@ def _model(value: object, info: ValidationInfo) -> str:
     return names[0]
 
 
-def _truncate(value: object, info: ValidationInfo) -> object:
+def _truncate(value: object, info: ValidationInfo) -> bool | Literal["start"]:
     """Read words for where a text is cut, or vLLM's number of tokens."""
-    if type(value) is not int:
-        return dialects.truncate(value)
+    cut = item_forms.whole(dialects.truncate(value))
+    if cut is True or cut is False or cut == "start":
+        return cut
+    if not isinstance(cut, int):
+        raise PydanticCustomError("enum", "choose true, false, NONE, END or START")
     limit = _served(info).architecture.text.max_tokens
-    if value not in (-1, limit):
+    if cut not in (-1, limit):
         raise PydanticCustomError(
             "enum",
             "texts are cut at the model's limit alone; send {limit}, or -1",
             {"limit": limit},
         )
     return True
+
+
+def _images(value: object) -> None:
+    if value:
+        raise PydanticCustomError("enum", "send each as an item of input, with the key image")
 
 
 def _late_chunking(value: object) -> bool:
@@ -123,6 +131,8 @@ class ItemsRequest(BaseModel):
     """`token_ids`: the lists of whole numbers in `input` are token ids of this model's own
     tokenizer.json. `query` and `search_query` are the task `retrieval.query`; `passage`,
     `document` and `search_document` are `retrieval.passage`. Other values are ignored."""
+    images: Annotated[None, PlainValidator(_images, json_schema_input_type=None)] = None
+    """Not a field here: an image is an item of `input`."""
     items: Annotated[
         list[Item],
         PlainValidator(_items, json_schema_input_type=item_forms.Input),
@@ -130,8 +140,8 @@ class ItemsRequest(BaseModel):
     ]
     """One text or image, or a list of them in any order."""
     truncate: Annotated[
-        StrictBool | Literal["start"],
-        BeforeValidator(
+        bool | Literal["start"],
+        PlainValidator(
             _truncate,
             json_schema_input_type=bool | Literal["NONE", "END", "START", "start"] | int,
         ),
@@ -260,7 +270,7 @@ def parse_as(
     from_headers = {
         field: header
         for header, field in HEADERS.items()
-        if field not in sent and header in headers
+        if field not in sent and headers.get(header)
     }
     sent |= {field: headers[header] for field, header in from_headers.items()}
     try:

@@ -30,18 +30,27 @@ class PlainHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
         self._unset_keepalive_if_required()
+        rest: memoryview | None = memoryview(data)
+        try:
+            while rest is not None:
+                rest = self._fed(rest)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _fed(self, data: memoryview) -> memoryview | None:
+        """Parse up to the end of an offer that is passed over; return what follows it, if any."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._passes_over():
                 head = self._head()
-                self.parser = httptools.HttpRequestParser(self)
                 # A task may be under way for an earlier request: only the parser is new.
-                self.data_received(head + data[upgrade.args[0] :])
-            elif self._should_upgrade():
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.feed_data(head)
+                return data[upgrade.args[0] :]
+            if self._should_upgrade():
                 self.handle_websocket_upgrade()
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        return None
 
     def on_headers_complete(self) -> None:
         """Begin to answer, unless the request will be read once more."""

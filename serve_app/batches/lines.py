@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
+from serve_app.api.json_body import loads
 from serve_app.batches.objects import InputLine, LineFault
 
 MOST_FAULTS = 100  # that are told of one input
@@ -61,7 +62,7 @@ def faults_of(path: Path, endpoint: str, max_body_bytes: int) -> tuple[int, list
 
 def _read(text: bytes, number: int, endpoint: str) -> Line | LineFault:
     try:
-        line = InputLine.model_validate(orjson.loads(text))
+        line = InputLine.model_validate(loads(text))
     except orjson.JSONDecodeError as error:
         message = f"the line is not JSON: {error}"
         return LineFault(code="invalid_json_line", message=message, line=number)

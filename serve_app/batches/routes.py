@@ -29,6 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 PURPOSE = "batch"
 MOST_SHOWN = 10_000
 FEW_SHOWN = 20
+MAX_DIGITS = 9  # of a number in an address; Python reads none of thousands
 COPY_BYTES = 1 << 20
 EXPIRES_AFTER = "expires_after"
 
@@ -92,6 +93,10 @@ class Routes:
             upload, purpose = form.get("file"), form.get("purpose")
             if not isinstance(upload, UploadFile):
                 raise FieldError("send the lines as the file of a form", "file", "missing")
+            if purpose is None:
+                raise FieldError(
+                    f"the field 'purpose' is missing; send {PURPOSE!r}", "purpose", "missing"
+                )
             if purpose != PURPOSE:
                 raise FieldError(
                     f"purpose is {str(purpose)[:40]!r}; only 'batch' is served", "purpose"
@@ -215,8 +220,8 @@ def page(records: Sequence[Record], request: Request) -> dict[str, Any]:
     """
     asked: Mapping[str, str] = request.query_params
     limit, after = asked.get("limit", str(FEW_SHOWN)), asked.get("after")
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_SHOWN:
-        raise FieldError(f"limit is {limit[:20]!r}; send 1 to {MOST_SHOWN}", "limit")
+    if not limit.isdecimal() or len(limit) > MAX_DIGITS or not 1 <= int(limit) <= MOST_SHOWN:
+        raise FieldError(f"limit is {limit[:20]!r}; send 1 to {MOST_SHOWN:,}", "limit")
     ids = [None, *(record.id for record in records)]
     if after not in ids:
         raise FieldError(f"after is {str(after)[:60]!r}, which is not in the list", "after")

@@ -117,7 +117,7 @@ async def test_work_is_outstanding_until_it_is_answered_or_given_up():
 
 
 async def test_chunks_of_one_call_have_their_own_ends():
-    """One is out of time, its neighbour is answered; a call that is given up runs nothing more."""
+    """Two are out of time, the third is answered; a call that is given up runs nothing more."""
     metrics = Metrics()
     engine = engine_of(metrics=metrics)
     hold = threading.Event()
@@ -126,15 +126,16 @@ async def test_chunks_of_one_call_have_their_own_ends():
     late, patient = (TextChunk.of([text], Terms("interactive", s)) for s in (0.2, 60))
     first = asyncio.create_task(engine.answer([TextChunk.of([text], TERMS)]))
     await settle()
-    both = asyncio.create_task(engine.answer([late, patient]))
+    three = asyncio.create_task(engine.answer([late, late, patient]))
     given_up = asyncio.create_task(engine.answer([patient, patient]))
     await settle()
-    assert engine.outstanding == 5 * len(text)
+    assert engine.outstanding == 6 * len(text)
     given_up.cancel()
     await asyncio.sleep(0.3)
     hold.set()
-    out_of_time, answered = await both
-    assert isinstance(out_of_time, DeadlineError)
+    *out_of_time, answered = await three
+    assert {type(error) for error in out_of_time} == {DeadlineError}
+    assert [str(error) for error in out_of_time] == ["not done within 0.2 s"] * 2
     assert answered.rows.any()
     assert (await first)[0].rows.any()
     assert engine.outstanding == 0

@@ -230,5 +230,7 @@ class TestKeys:
         good = client.post("/v1/embeddings", json={"input": ["a", "b"]}, headers=headers)
         assert good.status_code == 200
         assert router.asked[0][5] == "bulk"
-        many = client.post("/v1/embeddings", json={"input": ["a"] * 3}, headers=headers)
-        assert many.status_code == 413
+        for path in ("/v1/embeddings", "/v1/classify"):
+            many = {"input": ["a"] * 3, "labels": ["b", "c"]}
+            assert client.post(path, json=many, headers=headers).status_code == 413
+        assert router.metrics.refused == ["RequestTooLargeError"] * 2

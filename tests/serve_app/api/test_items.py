@@ -96,6 +96,25 @@ def test_other_items_are_refused_by_their_place(parse, sent):
         parse(input=["a", sent])
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ({"text": ["a", "b"]}, "an object with 'text': a list; send a string"),
+        ({"type": "image", "source": {}}, "an object with 'type': a string, 'source': an object;"),
+        ({"image": 5}, "an object with 'image': 5;"),
+        ({}, "an object; send"),
+    ],
+)
+def test_a_refused_object_is_told_what_it_has(parse, sent, shown):
+    """Its keys and their types; their texts are not repeated."""
+    with pytest.raises(RequestError) as refused:
+        parse(input=[sent])
+    assert shown in str(refused.value)
+    with pytest.raises(RequestError) as refused:
+        parse(input=[{f"{n}" * 1000: n for n in range(1000)}])
+    assert len(str(refused.value)) < 400
+
+
 @pytest.mark.parametrize("sent", BOTH)
 def test_a_text_and_an_image_are_two_items(parse, sent):
     """One vector of both is not what this model makes."""

@@ -121,6 +121,7 @@ def test_headers_stand_for_the_fields_that_are_absent(served):
     assert (request.lane, request.timeout_s) == ("bulk", 2.5)
     request = read({"priority": "interactive", "timeout_s": 1}, x_priority="bulk", x_timeout_s="2")
     assert (request.lane, request.timeout_s) == ("interactive", 1.0)
+    assert read({}, x_priority="", x_timeout_s="") == read({})
     for name, value in (("x_priority", "urgent"), ("x_timeout_s", "soon"), ("x_timeout_s", "-1")):
         with pytest.raises(FieldError, match=f"^{name.replace('_', '-')} is '{value}'") as error:
             read({}, **{name: value})
@@ -134,7 +135,8 @@ def test_headers_stand_for_the_fields_that_are_absent(served):
         ({"dimensions": 0}, "greater_than_equal", 0),
         ({"output_dimension": 5000}, "less_than_equal", 5000),
         ({"dimensions": 60, "encoding_format": "ubinary"}, "multiple_of", 60),
-        ({"truncation": "no"}, "bool_type", "'no'"),
+        ({"truncation": "no"}, "enum", "'no'"),
+        ({"truncate_prompt_tokens": 512}, "enum", 512),
         ({"task_type": "separation"}, "enum", "'separation'"),
         ({"embedding_types": ["float", "hex"]}, "enum", "'hex'"),
         ({"late_chunking": True}, "enum", True),
@@ -147,6 +149,21 @@ def test_a_refused_field_is_told_by_name_rule_and_value(parse, fields, kind, sho
         parse(**fields)
     assert error.value.field == next(iter(fields))
     assert (error.value.kind, error.value.value) == (kind, shown)
+
+
+@pytest.mark.parametrize("sent", ["no", {}, 1.5, []])
+def test_what_truncate_may_be_is_told_whole(parse, sent):
+    """The words of other APIs too, in place of the first of the forms that did not fit."""
+    with pytest.raises(FieldError, match="true, false, NONE, END or START"):
+        parse(truncate=sent)
+
+
+@pytest.mark.parametrize("others", [{}, {"input": None, "texts": ["a"]}])
+def test_images_in_a_field_of_their_own_are_not_passed_over(parse, others):
+    """Cohere's requests have one; a field that is ignored would be rows that are missing."""
+    with pytest.raises(FieldError, match="send each as an item of input"):
+        parse(images=["data:image/png;base64,aGk="], **others)
+    assert parse(images=[]).items == parse(images=None).items == [TextItem("a")]
 
 
 def test_what_a_client_sent_is_shortened_in_messages(parse):
@@ -163,6 +180,7 @@ def test_what_a_client_sent_is_shortened_in_messages(parse):
         ({"truncate": "NONE"}, "truncate", False),
         ({"truncate": "END"}, "truncate", True),
         ({"truncate": "Start"}, "truncate", "start"),
+        ({"truncate_prompt_tokens": -1.0}, "truncate", True),
         ({"input_type": "query"}, "task", "retrieval.query"),
         ({"input_type": "search_query"}, "task", "retrieval.query"),
         ({"input_type": "QUERY", "task": "retrieval.query"}, "task", "retrieval.query"),
@@ -229,5 +247,17 @@ def test_half_a_surrogate_pair_is_replaced_and_the_others_are_read(served, sent,
 
 def test_bytes_that_are_no_text_stay_refused(served):
     """Latin-1 is not guessed at."""
-    with pytest.raises(RequestError, match="not valid JSON"):
+    with pytest.raises(RequestError, match="not in UTF-8"):
         parse_body(b'{"input": "caf\xe9 \\ud83d"}', served)
+
+
+def test_a_byte_order_mark_does_no_harm(served):
+    """Windows puts one before a file of JSON."""
+    assert parse_body(b'\xef\xbb\xbf{"input": "a"}', served).items == [TextItem("a")]
+
+
+@pytest.mark.parametrize("coding", ["latin-1", "utf-16"])
+def test_a_body_in_another_coding_is_told_which_to_send(served, coding):
+    """PowerShell 5 sends Latin-1 where it is told nothing."""
+    with pytest.raises(RequestError, match="the body is not in UTF-8; send JSON in UTF-8"):
+        parse_body('{"input": "é"}'.encode(coding), served)

@@ -68,6 +68,13 @@ async def test_an_offer_is_passed_over_and_the_request_answered(offer):
         assert await answers(port, whole + chunked + whole, number=3) == [expected] * 3
 
 
+async def test_a_thousand_offers_in_one_packet_are_passed_over():
+    """Each was read inside the one before it, until Python allowed no more."""
+    request = b"GET /a HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    async with on_uvicorn(echo, PlainHttp) as port:
+        assert await answers(port, request * 1000, number=1000) == [b"GET /a "] * 1000
+
+
 async def test_without_it_the_body_is_lost():
     """Uvicorn alone answers the JDK's request as if its body were empty."""
     async with on_uvicorn(echo, "httptools") as port:

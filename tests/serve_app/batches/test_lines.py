@@ -27,6 +27,15 @@ def test_lines_are_read_with_their_numbers_and_bodies(tmp_path):
     assert faults(tmp_path, path.read_bytes()) == (2, [])
 
 
+def test_a_line_is_read_as_a_body_over_http_is(tmp_path):
+    """Half an emoji in a text is mended, in place of failing the whole batch."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(line(1).encode().replace(b"text 1", rb"text \ud83d"))
+    (read,) = read_lines(path, ENDPOINT, 1000)
+    assert isinstance(read, Line)
+    assert json.loads(read.body) == {"input": ["text \ufffd"]}
+
+
 @pytest.mark.parametrize(
     ("text", "code", "param"),
     [

@@ -133,6 +133,22 @@ def test_what_cannot_be_is_refused(served):
     assert served.get("/v1/files").status_code == 401
 
 
+@pytest.mark.parametrize("limit", ["0", "1e3", "", "10001", "0" * 8 + "1" + "9" * 5000])
+def test_a_limit_that_is_none_is_refused(served, limit):
+    """A number of thousands of digits too, of which Python reads none."""
+    headers = {"authorization": "Bearer one"}
+    answer = served.get("/v1/files", params={"limit": limit}, headers=headers)
+    assert answer.status_code == 422
+    assert "send 1 to 10,000" in answer.json()["detail"]
+
+
+def test_a_file_without_a_purpose_is_told_to_send_one(served):
+    """The client's field was forgotten, so no value of it is quoted."""
+    headers = {"authorization": "Bearer one"}
+    answer = served.post("/v1/files", files={"file": ("in.jsonl", b"{}")}, headers=headers)
+    assert answer.json()["detail"] == "the field 'purpose' is missing; send 'batch'"
+
+
 def multipart() -> dict[str, str]:
     return {"content-type": "multipart/form-data; boundary=b"}
 
