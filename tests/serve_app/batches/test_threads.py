@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.batches.objects import Batch
+from serve_app.batches.threads import in_thread
 from tests.serve_app.batches.told import text, worker_of
 
 TOUCHING = ("open", "os.", "fcntl.", "shutil.")
@@ -92,3 +93,15 @@ async def test_a_batch_is_let_go_only_once_its_record_is_written(
     await asyncio.gather(worker, return_exceptions=True)
     with folder.claimed(batch) as is_free:
         assert is_free
+
+
+async def test_requests_do_not_wait_for_the_folder():
+    """Forty slow files are copied in threads of their own."""
+    done = threading.Event()
+    copies = [asyncio.create_task(in_thread(done.wait, 30)) for _ in range(40)]
+    try:
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(int) == 0  # as a large body is read
+    finally:
+        done.set()
+        await asyncio.gather(*copies)
