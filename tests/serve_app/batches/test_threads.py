@@ -97,10 +97,16 @@ async def test_a_batch_is_let_go_only_once_its_record_is_written(
 
 async def test_requests_do_not_wait_for_the_folder():
     """Forty slow files are copied in threads of their own."""
-    done = threading.Event()
-    copies = [asyncio.create_task(in_thread(done.wait, 30)) for _ in range(40)]
+    loop, begun, done = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def copy() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        done.wait(30)
+
+    copies = [asyncio.create_task(in_thread(copy)) for _ in range(40)]
+    await begun.wait()  # all have been given to the pool in the same turn of the loop
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(5):
             assert await asyncio.to_thread(int) == 0  # as a large body is read
     finally:
         done.set()
