@@ -59,7 +59,7 @@ class Observation(NamedTuple):
         now_s: any clock that only goes forward.
         outstanding: admitted and not answered, in all Routers; None where no Router reports.
         queued: in the towers' own queues, which outlive a Router.
-        arrived: admitted since its start, of each Router; None where no Router reports.
+        arrived: admitted or refused since its start, by Router; None where no Router reports.
         throughput: cost per second of a replica that runs batch after batch; None if not measured.
         target: the replicas aimed for now; `running` serve, and `least` and `most` are the bounds.
     """

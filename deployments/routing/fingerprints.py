@@ -97,7 +97,10 @@ def wanted_by(text: str | None, used: Collection[str]) -> dict[str, str]:
         return {}
     wanted = dict(part.partition(":")[::2] for part in text.split())
     if not wanted or not wanted.keys() <= set(TOWERS):
-        raise RequestError("a fingerprint has the form 'text:... vision:...', or one of both")
+        raise RequestError(
+            f"the fingerprint asked for is {text!r:.60}; it has the form 'text:... vision:...', or "
+            "one of both"
+        )
     return {name: digest for name, digest in wanted.items() if name in used}
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -58,11 +58,11 @@ KEYS = TypeAdapter(tuple[ApiKey, ...])
 ANYONE = ApiKey(name="anyone", sha256="0" * 64)
 
 
-class Allowance:
+class Allowance(NamedTuple):
     """What this Router has of a key's limits."""
 
-    def __init__(self, rate: Rate, slots: Slots) -> None:
-        self.rate, self.slots = rate, slots
+    rate: Rate
+    slots: Slots
 
 
 class KeyRing:

@@ -156,9 +156,13 @@ class Share:
         self._num_routers = 1
         self._asking = asyncio.Lock()
 
+    def _is_alone(self) -> bool:
+        """Tell whether the books have not answered of late."""
+        return self._alone_until_s > self._clock()
+
     async def _told(self, kind: type[T], method: str, *arguments: str | int) -> T | None:
         """Return what the books say; None where they do not, and no other call for a second."""
-        if self._ask is None or self._alone_until_s > self._clock():
+        if self._ask is None or self._is_alone():
             return None
         try:
             # Serve pickles the actor by value, module and all: its classes are not these.
@@ -193,10 +197,10 @@ class Rate(Share):
             now_s = self._clock()
             if self._full_until_s > now_s:
                 return self._full_until_s - now_s
-            if not (self._left and now_s < self._until_s) and self._alone_until_s <= now_s:
+            if not (self._left and now_s < self._until_s) and not self._is_alone():
                 await self._renew(key, per_minute)
                 now_s = self._clock()
-            if self._alone_until_s > now_s:
+            if self._is_alone():
                 return self._take_alone(per_minute, now_s)
             if self._left:
                 self._left -= 1

@@ -44,7 +44,10 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.media_type != JSON and len(self.encodings) > 1:
-            raise RequestError("this body type holds one matrix; ask for one embedding_type")
+            raise RequestError(
+                f"{self.media_type} holds one matrix, not {' and '.join(self.encodings)}; ask for "
+                "one embedding_type, or accept JSON"
+            )
 
 
 def negotiate(accept: str) -> str:

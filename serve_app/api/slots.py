@@ -1,8 +1,8 @@
 """Requests of an API key under way at once, over all Routers.
 
-A Router has so many slots of a key and lets requests in and out of them without a call. It asks for
-more where they do not do, and gives back what half a second did not need; a tenth of one where
-another lacks them. Until then a request is refused elsewhere while a slot lies idle here.
+A Router has some of a key's slots, which requests take and free without a call. It asks for more
+when it has too few, and each half second gives back those that were not needed; each tenth of a
+second while some Router lacks any. Until then a request may be refused there though a slot is free.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from serve_app.api.leases import Ask, Held, Share
 
 KEPT_S, KEPT_SCARCE_S = 0.5, 0.1
-"""Between two calls, while a Router has slots."""
+"""Between two calls, while a Router has slots; the second while some Router lacks any."""
 
 
 class Slots(Share):
@@ -52,9 +52,6 @@ class Slots(Share):
     def free(self) -> None:
         """Give a slot back."""
         self.under_way -= 1
-
-    def _is_alone(self) -> bool:
-        return self._ask is not None and self._alone_until_s > self._clock()
 
     def _allowed(self) -> int:
         if self._ask is None:

@@ -10,18 +10,15 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
 
 from serve_app.batches.folder import Folder
 from serve_app.batches.lines import Line, faults_of, read_lines
 from serve_app.batches.log import BELOW_FAILURE, Log, expired
 from serve_app.batches.objects import Batch, Counts, Faults, File, LineFault, Status
+from serve_app.batches.threads import in_thread, to_thread
 
 NOTE_S = 1.0  # between two looks for the end of a batch, and two notes of its counts
 BUSY = {429, 503}  # such a line is sent again
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,19 +33,6 @@ class Answer:
 
 Ask = Callable[[Batch, bytes], Awaitable[Answer]]
 """Answers the body of a line as HTTP would, in the lane for bulk work."""
-
-
-async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a thread, and wait for its end even when cancelled.
-
-    Who is cancelled lets go of its batch: what still wrote would write over its successor's.
-    """
-    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(call)
-    finally:
-        if not call.done():
-            await asyncio.wait([call])
 
 
 class BatchJob:
@@ -75,14 +59,14 @@ class BatchJob:
             await in_thread(self._folder.close, batch)
             return
         path = self._folder.data(batch.input_file_id)
-        if not await asyncio.to_thread(path.exists):
+        if not await to_thread(path.exists):
             fault = LineFault(code="file_not_found", message="the input file was deleted")
             await self._close(batch, "failed", errors=Faults(data=(fault,)))
             return
         if batch.status == "validating":
             look = partial(faults_of, path, batch.endpoint, self._max_body_bytes)
             async with self._looking:
-                total, faults = await asyncio.to_thread(look)
+                total, faults = await to_thread(look)
             if faults:
                 await self._close(batch, "failed", errors=Faults(data=tuple(faults)))
                 return
@@ -99,12 +83,12 @@ class BatchJob:
     async def _answer_lines(self, batch: Batch, log: Log) -> Status:
         """Answer all lines that have no answer yet; returns how it ended."""
         lines, reading = self._missing(batch, log), asyncio.Lock()
-        ended = await asyncio.to_thread(self._ended, batch)
+        ended = await to_thread(self._ended, batch)
 
         async def work() -> bool:
             """Answer the next line; returns whether there may be more."""
             async with reading:  # a thread, because a line may be megabytes
-                line = await asyncio.to_thread(next, lines, None)
+                line = await to_thread(next, lines, None)
             if line is None:
                 return False
             answer = await self._ask(batch, line.body)
@@ -132,7 +116,7 @@ class BatchJob:
                 for worker in done:
                     worker.result()
                 await in_thread(self._folder.save, self._counted(batch, log))
-                ended = ended or await asyncio.to_thread(self._ended, batch)
+                ended = ended or await to_thread(self._ended, batch)
         finally:
             for worker in workers:
                 worker.cancel()

@@ -1,6 +1,5 @@
 """The HTTP routes of files and batches."""
 
-import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from serve_app.api.errors import FieldError
 from serve_app.api.exchange import json_response
 from serve_app.batches.folder import Folder, new_id
 from serve_app.batches.objects import WINDOW_S, Batch, ExpiresAfter, File, NewBatch, Record
+from serve_app.batches.threads import to_thread
 
 if TYPE_CHECKING:
     from deployments.router import Router
@@ -102,14 +102,14 @@ class Routes:
                     f"purpose is {str(purpose)[:40]!r}; only 'batch' is served", "purpose"
                 )
             seconds = self._kept_s(_expiry(form))
-            file = await asyncio.to_thread(self._kept, folder, upload, owner, seconds)
+            file = await to_thread(self._kept, folder, upload, owner, seconds)
         finally:
             await form.close()
         return json_response(file.shown())
 
     async def files(self, request: Request, _router: "Router", owner: str) -> Response:
         """Answer `GET /v1/files`."""
-        files = await asyncio.to_thread(self.folder.owned, File, owner)
+        files = await to_thread(self.folder.owned, File, owner)
         purpose = request.query_params.get("purpose")
         if request.query_params.get("order") == "asc":
             files.reverse()
@@ -119,7 +119,7 @@ class Routes:
         """Answer `GET /v1/files/ID`, or delete it."""
         file = await self._named(File, request, owner)
         if request.method == "DELETE":
-            await asyncio.to_thread(self.folder.delete, file)
+            await to_thread(self.folder.delete, file)
             return json_response({"id": file.id, "object": "file", "deleted": True})
         return json_response(file.shown())
 
@@ -135,7 +135,7 @@ class Routes:
         with router.bytes.hold("interactive") as hold:
             body = await read_body(request, router.config.router, hold)
         asked = _read(partial(NewBatch.model_validate_json, body))
-        await asyncio.to_thread(folder.load, File, asked.input_file_id, owner)
+        await to_thread(folder.load, File, asked.input_file_id, owner)
         now = int(folder.clock())
         batch = Batch(
             id=new_id("batch_"),
@@ -145,12 +145,12 @@ class Routes:
             output_expires_after_s=self._kept_s(asked.output_expires_after),
             **asked.model_dump(exclude={"output_expires_after"}),
         )
-        await asyncio.to_thread(folder.begin, batch)
+        await to_thread(folder.begin, batch)
         return json_response(batch.shown())
 
     async def batches(self, request: Request, _router: "Router", owner: str) -> Response:
         """Answer `GET /v1/batches`."""
-        found = await asyncio.to_thread(self.folder.owned, Batch, owner)
+        found = await to_thread(self.folder.owned, Batch, owner)
         return json_response(page(found, request))
 
     async def batch(self, request: Request, _router: "Router", owner: str) -> Response:
@@ -159,12 +159,12 @@ class Routes:
 
     async def cancel(self, request: Request, router: "Router", owner: str) -> Response:
         """Answer `POST /v1/batches/ID/cancel`."""
-        await asyncio.to_thread(self.folder.end, await self._named(Batch, request, owner))
+        await to_thread(self.folder.end, await self._named(Batch, request, owner))
         return await self.batch(request, router, owner)
 
     async def _named(self, shape: type[R], request: Request, owner: str) -> R:
         """Return the record of the path; a thread, because the folder may be far away."""
-        return await asyncio.to_thread(self.folder.load, shape, request.path_params["name"], owner)
+        return await to_thread(self.folder.load, shape, request.path_params["name"], owner)
 
     def _kept_s(self, policy: ExpiresAfter | None) -> int | None:
         """Return how long a file is to be kept."""

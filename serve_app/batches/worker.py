@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from functools import partial
 
 from serve_app.batches.folder import Folder
-from serve_app.batches.job import BatchJob, in_thread
+from serve_app.batches.job import BatchJob
 from serve_app.batches.objects import Batch
+from serve_app.batches.threads import in_thread, to_thread
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,7 +41,7 @@ class Worker:
         """Work off what there is and what comes, and delete what has expired, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat(self.work_off, LOOK_S))
-            sweep = partial(asyncio.to_thread, self._folder.delete_expired)
+            sweep = partial(to_thread, self._folder.delete_expired)
             group.create_task(self._repeat(sweep, SWEEP_S))
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
@@ -72,7 +73,7 @@ class Worker:
         """Begin with the oldest batch that nobody has, if there is one, beside those held."""
         if len(held) >= MOST_HELD:
             return
-        for batch in await asyncio.to_thread(self._folder.open_batches):
+        for batch in await to_thread(self._folder.open_batches):
             if batch.id not in held:
                 with ExitStack() as claim:
                     if await in_thread(claim.enter_context, self._folder.claimed(batch)):
@@ -84,7 +85,7 @@ class Worker:
         """Work off a batch that is ours; what fails is let go after a pause, to be taken again."""
         try:
             # What another Router made of it since it was read.
-            await self._job.run(await asyncio.to_thread(self._folder.load, Batch, batch_id))
+            await self._job.run(await to_thread(self._folder.load, Batch, batch_id))
         except Exception:
             logger.exception("%s is tried again", batch_id)
             await asyncio.sleep(AFTER_FAULT_S)

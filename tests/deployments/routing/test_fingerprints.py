@@ -84,9 +84,12 @@ def test_a_caller_wants_something_of_the_towers_in_use_only():
 
 @pytest.mark.parametrize("text", ["", "abc", "text:a other:b"])
 def test_a_fingerprint_of_another_form_is_refused(text):
-    """The message shows the form."""
-    with pytest.raises(RequestError, match="has the form"):
+    """The message shows it and the form, and no more of it than that."""
+    with pytest.raises(RequestError, match=f"asked for is '{text}'; it has the form"):
         wanted_by(text, {"text"})
+    with pytest.raises(RequestError) as refused:
+        wanted_by("x" * 10_000, {"text"})
+    assert len(str(refused.value)) < 200
 
 
 def test_every_tower_that_made_rows_must_be_the_wanted_one():

@@ -167,7 +167,9 @@ def test_arrow_has_nulls_for_failed_items_and_npy_refuses_them(broken):
 def test_one_matrix_cannot_hold_several_encodings():
     """The bare bodies are refused for more than one encoding, before anything is embedded."""
     for media_type in (NPY, arrow.MEDIA_TYPE):
-        with pytest.raises(RequestError, match="one embedding_type"):
+        with pytest.raises(
+            RequestError, match=f"{media_type} holds one matrix, not float and int8; ask for"
+        ):
             form("float", "int8", media_type=media_type)
     form("float", "int8", media_type=JSON)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.batches.objects import Batch
+from serve_app.batches.threads import in_thread
 from tests.serve_app.batches.told import text, worker_of
 
 TOUCHING = ("open", "os.", "fcntl.", "shutil.")
@@ -92,3 +93,21 @@ async def test_a_batch_is_let_go_only_once_its_record_is_written(
     await asyncio.gather(worker, return_exceptions=True)
     with folder.claimed(batch) as is_free:
         assert is_free
+
+
+async def test_requests_do_not_wait_for_the_folder():
+    """Forty slow files are copied in threads of their own."""
+    loop, begun, done = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def copy() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        done.wait(30)
+
+    copies = [asyncio.create_task(in_thread(copy)) for _ in range(40)]
+    await begun.wait()  # all have been given to the pool in the same turn of the loop
+    try:
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(int) == 0  # as a large body is read
+    finally:
+        done.set()
+        await asyncio.gather(*copies)
