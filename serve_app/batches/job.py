@@ -8,6 +8,7 @@ away: nothing of it is read or written in the event loop.
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +34,14 @@ class Answer:
 
 Ask = Callable[[Batch, bytes], Awaitable[Answer]]
 """Answers the body of a line as HTTP would, in the lane for bulk work."""
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event so long; return whether it is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 class BatchJob:
@@ -83,7 +92,7 @@ class BatchJob:
     async def _answer_lines(self, batch: Batch, log: Log) -> Status:
         """Answer all lines that have no answer yet; returns how it ended."""
         lines, reading = self._missing(batch, log), asyncio.Lock()
-        ended = await to_thread(self._ended, batch)
+        ended, over = await to_thread(self._ended, batch), asyncio.Event()
 
         async def work() -> bool:
             """Answer the next line; returns whether there may be more."""
@@ -92,8 +101,7 @@ class BatchJob:
             if line is None:
                 return False
             answer = await self._ask(batch, line.body)
-            while answer.status in BUSY and ended is None:
-                await asyncio.sleep(answer.retry_after_s)
+            while answer.status in BUSY and not await set_within(over, answer.retry_after_s):
                 answer = await self._ask(batch, line.body)
             if answer.status not in BUSY:
                 what = answer.status, answer.request_id, answer.body
@@ -117,6 +125,8 @@ class BatchJob:
                     worker.result()
                 await in_thread(self._folder.save, self._counted(batch, log))
                 ended = ended or await to_thread(self._ended, batch)
+                if ended:
+                    over.set()
         finally:
             for worker in workers:
                 worker.cancel()

@@ -60,6 +60,22 @@ async def test_a_busy_service_is_asked_again(folder, begun, service):
     assert folder.load(Batch, batch.id).request_counts.completed == 2
 
 
+async def test_a_batch_that_ends_does_not_wait_for_lines_that_are_sent_again_later(
+    folder, begun, service
+):
+    """As where a tower sleeps, and it takes minutes to start."""
+    service.statuses, service.retry_after_s = [503, 503], 600.0
+    batch = begun(text(range(2)))
+    working = asyncio.create_task(worker_of(folder, service, 2).work_off())
+    for _ in range(2):
+        await service.called.acquire()
+    folder.end(batch)
+    async with asyncio.timeout(20):
+        await working
+    assert folder.load(Batch, batch.id).status == "cancelled"
+    assert len(service.asked) == 2
+
+
 async def test_a_bad_input_is_refused_before_anything_is_run(folder, begun, service):
     """With every fault and its line."""
     batch = begun(text([1, 1]) + "{\n")

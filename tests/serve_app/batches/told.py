@@ -23,6 +23,7 @@ class Service:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.statuses: list[int] = []
+        self.retry_after_s = 0.0
         self.gate: asyncio.Event | None = None
         self.called = asyncio.Semaphore(0)
 
@@ -32,7 +33,7 @@ class Service:
         if self.gate is not None:
             await self.gate.wait()
         status = self.statuses.pop(0) if self.statuses else 200
-        return Answer(status, f"q{len(self.asked)}", body, 0.0)
+        return Answer(status, f"q{len(self.asked)}", body, self.retry_after_s)
 
 
 def worker_of(folder, service, lines_under_way=4):
