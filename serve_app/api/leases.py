@@ -7,6 +7,7 @@ So few requests need a call. Without it each Router goes on with its share.
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -185,7 +186,6 @@ class Rate(Share):
         super().__init__(ask, on_alone, clock)
         self._own = Bucket()
         self._left, self._until_s = 0, float("-inf")
-        self._had_some = False
         self._full_until_s = float("-inf")
 
     async def take(self, key: str, per_minute: int) -> float:
@@ -216,13 +216,13 @@ class Rate(Share):
     async def _renew(self, key: str, per_minute: int) -> None:
         alone_until_s = self._alone_until_s
         unused, self._left = self._left, 0
-        lease = await self._told(Lease, "lease", key, per_minute, unused, self._had_some)
+        had_some = math.isfinite(self._until_s)
+        lease = await self._told(Lease, "lease", key, per_minute, unused, had_some)
         now_s = self._clock()
         if lease is None:
             if alone_until_s < now_s - 2 * RETRY_S:
                 self._own = Bucket(now_s)  # this minute's requests may all have been taken
             return
-        self._had_some = True
         self._left, self._until_s = lease.requests, now_s + LEASE_S
         self._full_until_s = now_s + lease.wait_s
 
